@@ -18,6 +18,26 @@ def log_odds(p: Array) -> Array:
     return odds
 
 
+def logistic_weights(odds: Array, truth: Array) -> Array:
+    """The weights, none negative, and the intercept, with which a sum of log odds has the least cross-entropy: float64 [models + 1].
+
+    odds: log odds [models, rows].  truth: 0 or 1 [rows].  L-BFGS-B (Byrd et al. 1995), from equal weights.
+    """
+    from scipy.optimize import minimize
+
+    models = len(odds)
+    x = np.vstack([odds, np.ones_like(odds[:1])])
+
+    def loss(weights: Array) -> tuple[float, Array]:
+        z = weights @ x
+        p = 1 / (1 + np.exp(-z))
+        return float((np.logaddexp(0, z) - truth * z).mean()), x @ (p - truth) / len(truth)
+
+    bounds = [(0, None)] * models + [(None, None)]
+    found = minimize(loss, [1 / models] * models + [0.0], jac=True, bounds=bounds, method="L-BFGS-B")
+    return np.asarray(found.x)
+
+
 def best_of(values: Sequence[Array], classes: Sequence[Array], weights: Sequence[float], k: int) -> Array:
     """The k classes with the greatest weighted sum of values, best first: int64 [rows, k].
 

@@ -12,6 +12,7 @@ from buzzer.engine import infer
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host, side_by_side
 from buzzer.errors import UsageError, unknown_name
+from buzzer.models import blend
 from buzzer.models.recsys2021 import features, second_stage_features, sizes, trees
 from buzzer.models.recsys2021.batches import Batches
 from buzzer.models.recsys2021.feature_sets import FeatureSet, feature_set
@@ -255,6 +256,28 @@ def on_device_of(x: Any, array: Array) -> Array:
 def mean_log_odds(log_odds: Sequence[Array]) -> Array:
     """Mean log odds over the models, float32 [rows, targets]."""
     return sum(log_odds[1:], start=log_odds[0]) / np.float32(len(log_odds))
+
+
+def weigh(log_odds: Sequence[Array], y: Array) -> Array:
+    """The weights of the models' log odds, and an intercept, for each target, float32 [models + 1, targets] (`blend.logistic_weights`).
+
+    log_odds: [rows, targets] of each model.  y: labels [rows, targets].
+    """
+    on_cpu = [on_host(each) for each in log_odds]
+    by_target = [
+        blend.logistic_weights(np.stack([each[:, i] for each in on_cpu]).astype(np.float64), y[:, i])
+        for i in range(y.shape[1])
+    ]
+    return np.stack(by_target, axis=1).astype(np.float32)
+
+
+def weighted_log_odds(log_odds: Sequence[Array], weights: Array) -> Array:
+    """The sum of the models' log odds with the weights of `weigh`, and the intercept, float32 [rows, targets]."""
+    rows = on_device_of(log_odds[0], weights)
+    total: Array = rows[-1]
+    for each, weight in zip(log_odds, rows, strict=False):
+        total = total + each * weight
+    return total
 
 
 def probability(log_odds: Array) -> Array:

@@ -24,7 +24,7 @@ from buzzer.models.recsys2021.params import Context, second_name
 from buzzer.models.weights import RANDOM
 
 THIRD_WEEK = FIRST_SECOND + 14 * DAY
-MEANS = "means.json"
+MEANS, WEIGHTS = "means.json", "weights.npy"
 Keep = Callable[[Columns], Expr]  # a condition for `Engine.filter`
 Details = Generator[str, None, dict[str, Any]]  # yields phases, returns details for the record
 # Multiplicative hashing (Knuth, The Art of Computer Programming 3, section 6.4).
@@ -289,6 +289,8 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     yield "networks"
     probabilities |= first.predict_networks(rows)
     log_odds = ensemble.log_odds_of(rows.x, probabilities, models)
+    if len(log_odds) > 1:
+        np.save(context.work / WEIGHTS, ensemble.weigh(log_odds, y))
     for name in models.second:
         yield "features"
         t = e.lookups(val, counted)

@@ -22,7 +22,7 @@ from buzzer.models.recsys2021.lookup_tables import Columns, kept, load, load_wan
 from buzzer.models.recsys2021.params import BASELINE, Context, second_name
 
 IDS = ("tweet_id", "enaging_user_id")
-FIRST = "first"  # name of the first stage's mean in scores
+FIRST, WEIGHTED = "first", "weighted"  # names of the first stage's mean and weighted mean in scores
 # In a file of predictions: the blend's column, and the prefix of each model's column.
 BLEND, BY = "blend", "by "
 FIRST_PASS, HEIGHTS, ROWS = "first_pass", "heights.txt", "rows"  # a kept piece, and files in kept pieces
@@ -174,6 +174,8 @@ class Predictor:
         self.columns = feature_set(context.params)
         self.codes = load(self.e, context.work, "code")
         self.means = fitting.means(context.work)
+        blended = len(self.models.first) > 1
+        self.weights = np.load(context.work / fitting.WEIGHTS) if blended else None
         self.first = ensemble.FirstStage(context, self.models)
         self.second = ensemble.SecondStage(context, self.models)
         self.extra = [*IDS, features.TEXTS] if self.first.networks else [*IDS]
@@ -290,6 +292,9 @@ class Predictor:
         yield "trees"
         log_odds = ensemble.log_odds_of(rows.x, by_model, models)
         by_model[FIRST] = on_host(ensemble.probability(ensemble.mean_log_odds(log_odds)))
+        if self.weights is not None:
+            weighted = ensemble.weighted_log_odds(log_odds, self.weights)
+            by_model[WEIGHTED] = on_host(ensemble.probability(weighted))
         by_model |= self.second.predict(rows.x, log_odds, columns)
         yield "write"
         return Predicted(e.to_arrow(piece.columns(IDS), IDS), by_model, final(by_model, models))
@@ -298,7 +303,8 @@ class Predictor:
 def names_of(models: ModelSelection) -> list[str]:
     """Names of all models that are scored."""
     baseline = [BASELINE] if models.baseline else []
-    return [*models.first, *baseline, FIRST, *(second_name(name) for name in models.second)]
+    means = [FIRST, WEIGHTED] if len(models.first) > 1 else [FIRST]
+    return [*models.first, *baseline, *means, *(second_name(name) for name in models.second)]
 
 
 def final(by_model: Mapping[str, Array], models: ModelSelection) -> Array:

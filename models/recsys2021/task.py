@@ -9,6 +9,7 @@
 - second-<name>.parquet: sums of the validation half's labels by `FeatureSet.week`;
 - user-code.parquet: codes of frequent users, if there are networks;
 - means.json: label means of the training weeks, `train`, and of the validation half, `validation`;
+- weights.npy: weights of the first stage's log odds, if it has several models (`ensemble.weigh`);
 - trees-<model>-<engagement>.ubj: boosted trees of the first stage; trees-second-<model>-<engagement>.ubj: of the second stage. Further
   bags of a model end in -bag<number>, also those of networks;
 - work.json: the work of these models for one row (`api.context.Work`);

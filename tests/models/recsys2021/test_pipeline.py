@@ -840,6 +840,7 @@ def test_scores_name_every_model(reference: Any) -> None:
         *params.NETWORKS,
         "logistic",
         "first",
+        "weighted",
         "constant",
     ]
     for name in (*models, "second_loo", "second_kfold"):

@@ -216,7 +216,7 @@ def test_only_probabilities_and_ids_are_copied_to_the_host(
     context = replace(asked, params=params)
     predictor: Any = object.__new__(Predictor)
     predictor.context, predictor.e, predictor.models = context, Frames(bus), ensemble.select_models(params)
-    predictor.columns = BASIC
+    predictor.columns, predictor.weights = BASIC, np.full((3, len(TARGETS)), 0.5, dtype=np.float32)
     predictor.first = ensemble.FirstStage(context, predictor.models)
     predictor.second, predictor.lookups = ensemble.SecondStage(context, predictor.models), []
     predicted = ended(predictor.predict(SimpleNamespace(columns=lambda names: names)))
@@ -226,10 +226,11 @@ def test_only_probabilities_and_ids_are_copied_to_the_host(
         order,
         longest,  # of the batches' texts, a byte a row
         *[targets * 4 * rows for rows in (size, size, ROWS - 2 * size)],  # the network
-        targets * ONE,  # the first stage's mean
+        *[targets * ONE] * 2,  # the first stage's mean, and its weighted mean
         *[ONE] * targets,  # the second stage's trees
     ]
-    assert bus.to_device == [targets * ONE] * 2  # the first stage's probabilities, once a model
+    # The first stage's probabilities, once a model, and the weights of the weighted mean.
+    assert bus.to_device == [targets * ONE] * 2 + [predictor.weights.nbytes]
     assert all(given is bus.seen[0] for given in bus.seen[:targets])  # the very array, not a copy
     width = WIDTH + 2 * targets + len(BASIC.week_names("loo"))
     assert [given.shape for given in bus.seen[targets:]] == [(ROWS, width)] * targets
