@@ -24,14 +24,14 @@ def logistic_weights(odds: Array, truth: Array) -> Array:
     odds: log odds [models, rows].  truth: 0 or 1 [rows].  L-BFGS-B (Byrd et al. 1995), from equal weights.
     """
     from scipy.optimize import minimize
+    from scipy.special import expit
 
     models = len(odds)
     x = np.vstack([odds, np.ones_like(odds[:1])])
 
     def loss(weights: Array) -> tuple[float, Array]:
         z = weights @ x
-        p = 1 / (1 + np.exp(-z))
-        return float((np.logaddexp(0, z) - truth * z).mean()), x @ (p - truth) / len(truth)
+        return float((np.logaddexp(0, z) - truth * z).mean()), x @ (expit(z) - truth) / len(truth)
 
     bounds = [(0, None)] * models + [(None, None)]
     found = minimize(loss, [1 / models] * models + [0.0], jac=True, bounds=bounds, method="L-BFGS-B")
