@@ -35,6 +35,11 @@ class ModelSelection:
         return [*(f"trees_{name}" for name in self.trees), *self.networks]
 
     @property
+    def blended(self) -> bool:
+        """Whether the first stage has several models, and so a weighted mean."""
+        return len(self.first) > 1
+
+    @property
     def all_networks(self) -> tuple[str, ...]:
         """The networks, including the baseline if it is enabled."""
         return (*self.networks, BASELINE) if self.baseline else self.networks
@@ -275,7 +280,7 @@ def weighted_log_odds(log_odds: Sequence[Array], weights: Array) -> Array:
     """The sum of the models' log odds with the weights of `weigh`, and the intercept, float32 [rows, targets]."""
     rows = on_device_of(log_odds[0], weights)
     total: Array = rows[-1]
-    for each, weight in zip(log_odds, rows, strict=False):
+    for each, weight in zip(log_odds, rows[:-1], strict=True):
         total = total + each * weight
     return total
 

@@ -289,7 +289,7 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     yield "networks"
     probabilities |= first.predict_networks(rows)
     log_odds = ensemble.log_odds_of(rows.x, probabilities, models)
-    if len(log_odds) > 1:
+    if models.blended:
         np.save(context.work / WEIGHTS, ensemble.weigh(log_odds, y))
     for name in models.second:
         yield "features"

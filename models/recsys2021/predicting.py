@@ -174,8 +174,7 @@ class Predictor:
         self.columns = feature_set(context.params)
         self.codes = load(self.e, context.work, "code")
         self.means = fitting.means(context.work)
-        blended = len(self.models.first) > 1
-        self.weights = np.load(context.work / fitting.WEIGHTS) if blended else None
+        self.weights = np.load(context.work / fitting.WEIGHTS) if self.models.blended else None
         self.first = ensemble.FirstStage(context, self.models)
         self.second = ensemble.SecondStage(context, self.models)
         self.extra = [*IDS, features.TEXTS] if self.first.networks else [*IDS]
@@ -303,7 +302,7 @@ class Predictor:
 def names_of(models: ModelSelection) -> list[str]:
     """Names of all models that are scored."""
     baseline = [BASELINE] if models.baseline else []
-    means = [FIRST, WEIGHTED] if len(models.first) > 1 else [FIRST]
+    means = [FIRST, WEIGHTED] if models.blended else [FIRST]
     return [*models.first, *baseline, *means, *(second_name(name) for name in models.second)]
 
 

@@ -4,7 +4,7 @@ import io
 import logging
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,17 +68,21 @@ class Weight:
     value: Tensor
     places: list[tuple[dict[str, Any], str]]
 
-    @contextmanager
-    def replaced_by(self, value: Tensor) -> Iterator[None]:
-        """The modules have another value inside the context."""
-        before = [owner[key] for owner, key in self.places]
-        try:
-            for owner, key in self.places:
-                owner[key] = value
-            yield
-        finally:
-            for (owner, key), own in zip(self.places, before, strict=True):
-                owner[key] = own
+
+@contextmanager
+def holding(weights: Sequence[Weight], values: Sequence[Tensor]) -> Iterator[None]:
+    """The modules have these values in place of the weights inside the context."""
+    places = [
+        (*place, value) for weight, value in zip(weights, values, strict=True) for place in weight.places
+    ]
+    before = [owner[key] for owner, key, _ in places]
+    try:
+        for owner, key, value in places:
+            owner[key] = value
+        yield
+    finally:
+        for (owner, key, _), own in zip(places, before, strict=True):
+            owner[key] = own
 
 
 class Given(nn.Module):
@@ -91,9 +95,7 @@ class Given(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         """The module's outputs."""
         own = len(inputs) - len(self.weights)
-        with ExitStack() as given:
-            for weight, value in zip(self.weights, inputs[own:], strict=True):
-                given.enter_context(weight.replaced_by(value))
+        with holding(self.weights, inputs[own:]):
             return self.module(*inputs[:own])
 
 
@@ -108,9 +110,7 @@ def apart(module: nn.Module) -> Iterator[list[Weight]]:
                     weight = Weight(f"large.{len(found)}.{key}", value, [])
                     found.setdefault(id(value), weight).places.append((owner, key))
     weights = list(found.values())
-    with ExitStack() as emptied:
-        for weight in weights:
-            emptied.enter_context(weight.replaced_by(weight.value.new_empty(0)))
+    with holding(weights, [weight.value.new_empty(0) for weight in weights]):
         yield weights
 
 
@@ -141,7 +141,7 @@ def fold(graph: Any, weights: Sequence[Weight]) -> dict[str, Array]:
         graph.node.remove(node)
     for node in graphs.nodes(graph):
         node.input[:] = [same.get(name, name) for name in node.input]
-    read = {name for node in graphs.nodes(graph) for name in node.input}
+    read = graphs.names_read(graph)
     for entry in [entry for entry in graph.input if entry.name in large]:
         graph.input.remove(entry)
     for node in [node for node in graph.node if node.op_type == "Constant" and node.output[0] not in read]:

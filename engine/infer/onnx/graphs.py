@@ -71,6 +71,11 @@ def nodes(graph: Any) -> Iterator[Any]:
                 yield from nodes(inner)
 
 
+def names_read(graph: Any) -> set[str]:
+    """The names of the values that the nodes of a graph read, those of inner graphs among them."""
+    return {name for node in nodes(graph) for name in node.input}
+
+
 def tensors(model: Any) -> Iterator[Any]:
     """All constants of a model: initializers and attributes, including those of inner graphs and functions."""
     inside = [node for part in (model.graph, *model.functions) for node in nodes(part)]

@@ -187,7 +187,7 @@ class Lowering:
 
     def tidy(self) -> None:
         """Drop unused constants."""
-        used_names = {name for node in self.graph.node for name in read_by(node)} | self.outputs
+        used_names = graphs.names_read(self.graph) | self.outputs
         kept = [i for i in self.graph.initializer if i.name in used_names]
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
