@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,7 @@ class OpenVino(Base):
         super().__init__(plan)
         if texts := [name for name, array in plan.example.items() if array.dtype.kind == "U"]:
             raise UnsupportedError(f"OpenVINO takes no texts, which input {texts[0]} has", "use onnxruntime")
-        core = openvino.Core()
-        bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        bf16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if plan.precision == "bf16" and not bf16:
             raise UnsupportedError("this processor has no bfloat16 instructions", "use --precision fp32")
         # With it, the kernels for AVX2 compute wrong values: those of 2026.4.1 were off by up to 0.05.
@@ -45,7 +45,7 @@ class OpenVino(Base):
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 and plan.precision in HALF else "f32",
             "CPU_DENORMALS_OPTIMIZATION": self._flushes,
         }
-        self._model = compiled(core, plan, settings)
+        self._model = compiled(plan, settings)
         self._request = self._model.create_infer_request()
         # A port that only a cast reads also has the cast's name.
         self._inputs = [name for port in self._model.inputs for name in port.names if name in plan.example]
@@ -81,20 +81,27 @@ def kernels(model: Any) -> int:
     return sum(kind not in ("Input", "Output", "Const") for kind in kinds)
 
 
-def compiled(core: Any, plan: Plan, settings: Mapping[str, object]) -> Any:
+@cache
+def core() -> Any:
+    """The process's only `Core`. Each one sets a stack for signal handlers, and with two of them that stack can be one that is
+    freed: the next signal then ends the process (2026.4.1)."""
+    return openvino.Core()
+
+
+def compiled(plan: Plan, settings: Mapping[str, object]) -> Any:
     """The plan's model, compiled for the CPU with these properties.
 
     Raises DataError for a file that is missing or is not an ONNX graph, UnsupportedError for one that OpenVINO cannot compile.
     """
     if not isinstance(plan.model, Path):
-        return core.compile_model(core.read_model(export(plan)), "CPU", settings)
+        return core().compile_model(core().read_model(export(plan)), "CPU", settings)
     graphs.read(plan.model)
     try:
-        model = core.read_model(plan.model)
+        model = core().read_model(plan.model)
         if not any(plan.dynamic.values()):
             inputs = {port.any_name for port in model.inputs}
             model.reshape({name: list(a.shape) for name, a in plan.example.items() if name in inputs})
-        return core.compile_model(model, "CPU", settings)
+        return core().compile_model(model, "CPU", settings)
     except RuntimeError as error:
         # The first lines of the message are locations in OpenVINO's source.
         reason = first_line("\n".join(reversed(str(error).splitlines())))

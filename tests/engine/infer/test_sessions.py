@@ -1,5 +1,7 @@
 """Every backend against a float64 reference, on small models of the tasks' kinds."""
 
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -150,6 +152,21 @@ def test_a_wrong_batch_is_refused(backend: str, change: Callable[[Any], Any], me
         pytest.raises(UsageError, match=message),
     ):
         session.run(change(batch_of(2)))
+
+
+def test_signals_are_handled_after_sessions_are_closed(backend: str) -> None:
+    """A library may set a stack for signal handlers and free it. The signal goes to a child, which it would end."""
+    model, batch_of, names = mlp()
+    sessions = [infer.prepare(model, backend=backend, example=batch_of(4), outputs=names) for _ in range(2)]
+    while sessions:
+        sessions.pop(0).close()
+    handled: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: handled.append(number))
+    if not (child := os.fork()):
+        signal.raise_signal(signal.SIGUSR1)
+        os._exit(handled != [signal.SIGUSR1])
+    signal.signal(signal.SIGUSR1, before)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_wrong_number_of_output_names_is_refused() -> None:
