@@ -601,6 +601,7 @@ def test_dark_and_light_are_remembered(shown: Callable[..., Tab]) -> None:
     assert before != dark.tab.evaluate(ground)
     light.tab.click("#theme")
     assert light.tab.evaluate(ground) == dark.tab.evaluate(ground)
+    light.tab.wait_for_timeout(500)  # another process of Chromium stores what the page remembers
     light.tab.reload()
     assert light.tab.evaluate(ground) == dark.tab.evaluate(ground)
     light.tab.click("#theme")
