@@ -2,6 +2,7 @@ import os
 import signal
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 # Test processes share the cores, so libraries get one thread each. This must be set before their first import.
@@ -39,6 +40,11 @@ hypothesis.settings.register_profile(
     max_examples=5,
     phases=[phase for phase in hypothesis.Phase if phase.name not in ("shrink", "explain")],
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of pages and of the whole package come first. They take longest, and one of them at the end would run alone."""
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
 
 
 @pytest.fixture(autouse=True, scope="session")
