@@ -67,9 +67,12 @@ def _cannot_lock(path: Path, error: OSError) -> DataError:
 
 
 def owner(path: Path) -> str:
-    """The process and host that hold the lock, as they wrote them into the file."""
+    """The process and host that hold the lock, as they wrote them into the file. Who has just taken the lock has POLL_S seconds for it."""
     with suppress(OSError):
-        return path.read_text(encoding="utf-8", errors="replace").strip() or "another process"
+        for pause_s in (0.0, POLL_S):
+            time.sleep(pause_s)
+            if text := path.read_text(encoding="utf-8", errors="replace").strip():
+                return text
     return "another process"
 
 

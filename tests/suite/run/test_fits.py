@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -407,6 +408,15 @@ def test_a_dead_owner_does_not_block(tmp_path: Path) -> None:
         assert f"process {owner.pid} on" in messages[0]
         assert f"process {os.getpid()} on" in locks.owner(tmp_path / "lock")
     assert locks.owner(tmp_path / "lock") == "another process"
+
+
+def test_a_new_owner_has_time_to_write_its_name(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.touch()
+    writer = threading.Timer(locks.POLL_S / 4, lock.write_text, ["process 7"])
+    writer.start()
+    assert locks.owner(lock) == "process 7"
+    writer.join()
 
 
 def test_an_exception_ends_the_waiting(tmp_path: Path) -> None:
