@@ -30,8 +30,8 @@ if device.cuda_problem():
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No deadlines: a busy machine must not fail a test.
-hypothesis.settings.register_profile("untimed", deadline=None)
+# No deadlines: a busy machine must not fail a test. In the gate the examples are the same in every run; elsewhere they are new ones.
+hypothesis.settings.register_profile("untimed", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("untimed")
 # `--hypothesis-profile gpu` for short GPU time: few examples, and a failing example is not made smaller.
 hypothesis.settings.register_profile(

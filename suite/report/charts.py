@@ -71,7 +71,8 @@ def log_axis(values: Iterable[float], title: str, unit: str = "") -> Axis:
 def linear_axis(values: Sequence[float], title: str) -> Axis:
     """A linear axis with a margin around the values. It need not contain zero."""
     low, high = min(values), max(values)
-    margin = (high - low) * 0.15 or abs(high) * 0.05 or 0.05
+    # Values that differ by rounding only are one value: a share of their difference would be no margin.
+    margin = (abs(high) * 0.05 or 0.05) if math.isclose(low, high) else (high - low) * 0.15
     low, high = low - margin, high + margin
     step = 10 ** math.floor(math.log10((high - low) / 6))
     step *= next(m for m in (1, 2, 5, 10) if (high - low) / (step * m) <= 6)

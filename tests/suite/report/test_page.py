@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from buzzer.suite.records import record
@@ -198,6 +198,7 @@ def test_speed_ups_are_those_of_the_medians(make_record: Make) -> None:
 
 
 @given(st.lists(st.floats(1e-4, 1e7), min_size=1, max_size=6))
+@example([1e7, 9999999.999999998])
 def test_every_axis_holds_its_values_and_has_a_tick(values: list[float]) -> None:
     for axis in (charts.time_axis(values, ""), charts.log_axis(values, ""), charts.linear_axis(values, "")):
         assert all(0 <= axis.at(v) <= 100 for v in values)
