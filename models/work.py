@@ -1,11 +1,29 @@
-"""What the work of a task (`api.context.Work`) is counted from: saved trees and tables."""
+"""The work of a task (`api.context.Work`): `fit` counts it from what it saved, and `predict` reads the count.
 
+Counting once per fit matters: torch's counter of operations imports torch's compiler, which takes longer than many predictions.
+"""
+
+import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from buzzer.engine.infer import ubjson
+from buzzer.models.api.context import Work
+
+FILE = "work.json"
+
+
+def save_work(folder: Path, work: Work) -> None:
+    """Write the work of the models in the folder of a fit."""
+    (folder / FILE).write_text(json.dumps(asdict(work)))
+
+
+def load_work(folder: Path) -> Work:
+    """The work that `save_work` wrote."""
+    return Work(**json.loads((folder / FILE).read_text()))
 
 
 def tree_nodes(path: Path) -> tuple[int, float]:

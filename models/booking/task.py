@@ -6,6 +6,7 @@
 - classes.npy: int64 [classes], the official city id of each class;
 - sizes.json: for each network the fields of `networks.Sizes`;
 - epochs.json: the number of epochs that each model was trained for;
+- work.json: the work of the models for one trip (`api.context.Work`);
 - <model>.pt: the weights of each model, unless the parameter `weights` is random. Models of a network: `params.Member`.
 While `fit` runs there are also <model>.checkpoint and <model>.json, from which an interrupted fit resumes.
 
@@ -45,6 +46,7 @@ from buzzer.models.booking.params import Bag, Context, Member, Params, bags_of
 from buzzer.models.booking.work import work
 from buzzer.models.dataset_task import DatasetTask, DataSource
 from buzzer.models.weights import RANDOM, weights_notes
+from buzzer.models.work import load_work, save_work
 
 if TYPE_CHECKING:
     from buzzer.models.booking.networks import Sizes
@@ -130,10 +132,9 @@ class Booking(DatasetTask[Params]):
             "history": history,
         }
         scores = {f"valid_{SCORE}_{name}": float(np.mean(of_models)) for name, of_models in best.items()}
-        rows = sum(e.height(table) for table in (*tables.values(), transitions))
-        return Result(
-            scores, len(learn), details, notes=weights_notes(params.weights), work=work(bags, sizes, rows)
-        )
+        counted = work(bags, sizes, sum(e.height(table) for table in (*tables.values(), transitions)))
+        save_work(context.work, counted)
+        return Result(scores, len(learn), details, notes=weights_notes(params.weights), work=counted)
 
     def predict_steps(self, context: Context) -> Steps:
         """Predict the last city of the test trips with each bag, one after another, and blend."""
@@ -172,7 +173,6 @@ class Booking(DatasetTask[Params]):
         classes = np.pad(classes, (0, max(its.classes for its in sizes.values())))
         ids = {name: classes[best] for name, best in guesses.items()}
         dataset.write_submission(submission, list(facts["utrip_id"]), ids["ensemble"])
-        rows = sum(e.height(table) for table in (*tables.values(), transitions))
         yield "score"
         scores = score(ids, facts["utrip_id"], submission, files.get("truth"))
         details = facts_of(params, bags) | {
@@ -181,10 +181,8 @@ class Booking(DatasetTask[Params]):
             "sessions": described,
             "stays": int(e.height(stays)),
         }
-        done = work(bags, sizes, rows)
-        return Result(
-            scores, len(inputs), details, (submission,), notes=weights_notes(params.weights), work=done
-        )
+        notes = weights_notes(params.weights)
+        return Result(scores, len(inputs), details, (submission,), notes=notes, work=load_work(context.work))
 
 
 def facts_of(params: Params, bags: Sequence[Bag]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 `fit` writes to the work folder:
 - rates-<name>.parquet: sums of clicks by the keys of ENCODED;
 - prior.json: the overall rate of clicks;
-- trees.ubj: the trees.
+- trees.ubj: the trees;
+- work.json: their work for one row (`api.context.Work`).
 
 Details of `fit` and `predict`: `columns` of the trees; `clicks`, in the training rows or in the test rows; of `predict` also `session`, its
 description.
@@ -29,7 +30,7 @@ from buzzer.models.api import progress
 from buzzer.models.api.context import Data, Result, Steps, Work
 from buzzer.models.dataset_task import DatasetTask, DataSource
 from buzzer.models.open_bandit.params import Context, Params
-from buzzer.models.work import table_rows, tree_nodes
+from buzzer.models.work import load_work, save_work, table_rows, tree_nodes
 
 REAL = "real data: Open Bandit (ZOZOTOWN, 24 to 30 November 2019), {}"
 SAMPLE = "six logs of 10,000 impressions"  # what the package has
@@ -127,6 +128,7 @@ class OpenBandit(DatasetTask[Params]):
         for name, table in rates.items():
             e.write_parquet(table, context.work / f"rates-{name}.parquet")
         (context.work / PRIOR).write_text(json.dumps(priors[CLICK]))
+        save_work(context.work, work_of(context))
         return Result({}, len(clicks), {"columns": len(NUMBERS), "clicks": int(clicks.sum())})
 
     def predict_steps(self, context: Context) -> Steps:
@@ -162,7 +164,7 @@ class OpenBandit(DatasetTask[Params]):
         clicks = metric.aligned(submission, truth_file, CLICK)[0]
         scores |= {f"{k}_item": v for k, v in metric.scores(clicks, columns[by_item]).items()}
         details = {"columns": len(NUMBERS), "clicks": int(clicks.sum()), "session": described}
-        return Result(scores, len(clicks), details, (submission,), work=work_of(context))
+        return Result(scores, len(clicks), details, (submission,), work=load_work(context.work))
 
 
 def read(e: Engine, folder: Path, part: str) -> Frame:
@@ -235,7 +237,7 @@ def open_trees(context: Context) -> Any:
 
 
 def work_of(context: Context) -> Work:
-    """The work for one row."""
+    """The work of the saved trees for one row."""
     trees, nodes = tree_nodes(context.work / TREES)
     rows = table_rows(context.work / f"rates-{name}.parquet" for name in ENCODED)
     return Work(float(trees), nodes, 0.0, rows)

@@ -11,13 +11,13 @@ from buzzer.datasets import recsys2021 as dataset
 from buzzer.datasets.recsys2021 import generator
 from buzzer.engine.frames.base import Array
 from buzzer.models.api.context import Result
-from buzzer.models.recsys2021 import work
 from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.fitting import means
 from buzzer.models.recsys2021.params import Context
 from buzzer.models.recsys2021.predicting import IDS, Predicted, names_of
 from buzzer.models.weights import weights_detail, weights_notes
+from buzzer.models.work import load_work
 
 FINAL, CONSTANT = "results", "constant"
 
@@ -47,7 +47,7 @@ class Submission:
         details = dict(details) | {"models": self.models} | weights_detail(params.weights)
         if best := generator.best_scores(self.context.data):
             details |= {"ceiling": best["RCE"], "ceilings": best}
-        notes, done = weights_notes(params.weights), work.load(self.context.work)
+        notes, done = weights_notes(params.weights), load_work(self.context.work)
         return Result(scores, self.rows, details, (self.path,), notes=notes, work=done)
 
     def scores(self, truth: Path, rates: Mapping[str, float]) -> dict[str, float]:

@@ -61,6 +61,7 @@ from buzzer.models.recsys2021.params import Context, Params
 from buzzer.models.recsys2021.predicting import Predictor
 from buzzer.models.recsys2021.submission import submission
 from buzzer.models.weights import weights_detail, weights_notes
+from buzzer.models.work import save_work
 
 TABLES = ("text", "drawn")
 COMPRESS_ABOVE = 4_000_000  # rows of a generated part
@@ -131,7 +132,7 @@ class RecSys2021(DatasetTask[Params]):
         train.unlink()
         details |= yield from fitting.second_stage(e, context, models, val, fitted)
         val.unlink()
-        work.save(context, models, summed_rows)
+        save_work(context.work, work.count(context, models, summed_rows))
         columns = feature_set(context.params)
         if columns.decoded:
             details["vocabulary"] = vocabulary.describe(columns.vocabulary)

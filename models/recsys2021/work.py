@@ -1,8 +1,6 @@
 """The work that the saved models define for one row (`api.context.Work`), counted from the files of a fit."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +16,9 @@ from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.params import Context, second_name
 from buzzer.models.work import table_rows, tree_nodes
 
-FILE = "work.json"
-
-
-def save(context: Context, models: ModelSelection, summed_rows: int) -> None:
-    """Count the work of the models in `context.work`, and write it there. summed_rows: training rows that the lookup tables sum up."""
-    (context.work / FILE).write_text(json.dumps(asdict(count(context, models, summed_rows))))
-
-
-def load(folder: Path) -> Work:
-    """The work that `save` wrote."""
-    return Work(**json.loads((folder / FILE).read_text()))
-
 
 def count(context: Context, models: ModelSelection, summed_rows: int) -> Work:
-    """The work of the models in `context.work`.
+    """The work of the models in `context.work`. summed_rows: training rows that the lookup tables sum up.
 
     Of the `split` trees a row meets those of its author group; their nodes are the mean over the groups. Texts have their full length,
     the parameter `tokens`.

@@ -6,7 +6,8 @@
 - counts-next.parquet, counts-near.parquet: the tables of `counts`;
 - sizes.json: by network the fields of `networks.Sizes`;
 - <network>.pt: the weights of each network, unless weights are random;
-- weights.json: the weight of each model in the ensemble.
+- weights.json: the weight of each model in the ensemble;
+- work.json: the work of the networks for one session (`api.context.Work`).
 While `fit` runs there is also <network>.checkpoint, from which a stopped fit resumes.
 
 Details of `fit`: `products` and `pages`, numbers of codes; `sessions`, `events`; `history`, by network a list of `epoch`, `loss` and `MRR@20`
@@ -58,7 +59,7 @@ from buzzer.models.sigir_ecom.sessions import events, products, shared
 from buzzer.models.sigir_ecom.sessions.events import EventArrays, Vocabulary
 from buzzer.models.sigir_ecom.sessions.products import Products
 from buzzer.models.weights import RANDOM, weights_detail, weights_notes
-from buzzer.models.work import table_rows
+from buzzer.models.work import load_work, save_work, table_rows
 
 LEARNED, HELD = "learned", "held"
 PIECES = 0.9  # share of the phase `features` of `fit` in which the pieces of events are coded and counted; the rest merges the counts
@@ -100,6 +101,8 @@ class Recommendation(shared.ShopTask[Params]):
         for name, table in tables.items():
             e.write_parquet(table, context.work / f"counts-{name}.parquet")
         (context.work / SIZES).write_text(json.dumps({name: size.as_dict() for name, size in sizes.items()}))
+        rows = table_rows(context.work / name for name in TABLES)
+        save_work(context.work, work.of_networks(sizes, networks, rows))
         for checkpoint in context.work.glob("*.checkpoint"):
             checkpoint.unlink()
         details = {
@@ -143,9 +146,7 @@ class Recommendation(shared.ShopTask[Params]):
             params.weights
         )
         notes = weights_notes(params.weights) + (() if for_counts(context) == context else (COUNTS_NOTE,))
-        done = work.of_networks(
-            models.sizes, networks_of(params), table_rows(context.work / name for name in TABLES)
-        )
+        done = load_work(context.work)
         return Result(scores, len(whole[ENSEMBLE]), details, (submission,), notes=notes, work=done)
 
 

@@ -5,7 +5,8 @@ The scores include the distance to answering 0 everywhere, which few teams of th
 `fit` writes to the work folder, beside the files of `ensemble`, `sessions.shared.save` and `sessions.products`:
 - common.npy: bool [items], the items that have a vector of their own in the network;
 - rates-<name>.parquet: sums of purchases by the keys of `purchase_features.ENCODED`;
-- prior.json: the overall rate of purchase.
+- prior.json: the overall rate of purchase;
+- work.json: the work of both models for one query (`api.context.Work`).
 
 Details of `fit`: `carts`, training sessions with an add; `columns`, of the models; `history`, of the network, a list of `epoch`, `loss` and
 `valid_loss`; `bought`, the rate of purchase; `weights`, by model.
@@ -41,7 +42,7 @@ from buzzer.models.sigir_ecom.purchase.params import Context, Params
 from buzzer.models.sigir_ecom.sessions import events, products, shared
 from buzzer.models.sigir_ecom.sessions.events import Vocabulary, batches
 from buzzer.models.sigir_ecom.sessions.products import Products
-from buzzer.models.work import table_rows
+from buzzer.models.work import load_work, save_work, table_rows
 
 COMMON = "common.npy"
 TABLES = tuple(
@@ -95,6 +96,7 @@ class Intention(shared.ShopTask[Params]):
         for name, table in rates.items():
             e.write_parquet(table, context.work / f"rates-{name}.parquet")
         (context.work / "prior.json").write_text(json.dumps(prior))
+        save_work(context.work, work_of(context, network, x.shape[1]))
         details = {
             "carts": len(np.unique(session)),
             "columns": x.shape[1],
@@ -151,7 +153,7 @@ class Intention(shared.ShopTask[Params]):
         positives = {name: sum(answer) for name, answer in answers.items()}
         best = ceiling(context.data, "cart", SCORE)
         details = {"sessions": described, "positives": positives, "weights": weights, "ceiling": best}
-        done = work_of(context, network, len(columns))
+        done = load_work(context.work)
         scores = score(answers, submission, test)
         return Result(scores, len(answers[ENSEMBLE]), details, (submission,), work=done)
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from buzzer.datasets.contract import silent
 from buzzer.engine import infer
 from buzzer.engine.frames import Engine
+from buzzer.engine.infer import cost
 from buzzer.errors import DataError, UsageError
 from buzzer.models.api.context import Data, RunContext
 from buzzer.models.booking import features
@@ -516,10 +517,13 @@ def test_every_engine_and_backend_scores_the_same(
     tmp_path: Path,
     make_context: MakeContext,
     run: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(cost, "counted_run", None)  # `fit` has counted the work
     result, phases = run(
         TASK.predict(make_context("booking", data, fitted, tmp_path, e.name, backend, **SMALL))
     )
+    assert result.work == reference.work
     assert phases == ["load", "features", "transfer", "predict", "write", "score"]
     assert result.scores == pytest.approx(reference.scores, abs=0.006)  # one trip of 212 may tip over
     assert result.rows == data.rows["truth"]

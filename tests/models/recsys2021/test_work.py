@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import xgboost
 
-from buzzer.models.api.context import Data, RunContext, Work
-from buzzer.models.recsys2021 import network_training, work
+from buzzer.models.api.context import Data, RunContext
+from buzzer.models.recsys2021 import network_training
 from buzzer.models.recsys2021.feature_sets import FeatureSet, feature_set
 from buzzer.models.recsys2021.task import TASK
+from buzzer.models.work import load_work
 
 MakeContext = Callable[..., RunContext]
 Run = Callable[..., Any]
@@ -54,7 +55,7 @@ def test_work_of_trained_models(data: Data, make_context: MakeContext, tmp_path:
     context = make_context("recsys2021-full", data, tmp_path, tmp_path, "polars", "torch_eager", **TRAINED)
     run(TASK.fit(context))
     found = run(TASK.predict(context))[0].work
-    assert found == work.load(tmp_path)
+    assert found == load_work(tmp_path)
     boosters = {path.name: xgboost.Booster(model_file=path) for path in tmp_path.glob("trees-*.ubj")}
     share = {name: 0.2 if name.startswith("trees-split") else 1.0 for name in boosters}
     assert len(boosters) == 4 * (1 + 2 + 5 + 2)
@@ -78,7 +79,7 @@ def test_work_of_the_winners(data: Data, make_context: MakeContext, tmp_path: Pa
     """17,075 trees and 136,600 nodes for a row, 12,593 trees without the fifth model, and 50 MFLOP."""
     context = make_context("recsys2021-winners", data, tmp_path, tmp_path, "polars", "torch_eager")
     run(TASK.fit(context))
-    found = work.load(tmp_path)
+    found = load_work(tmp_path)
     boosters = {path.name: xgboost.Booster(model_file=path) for path in tmp_path.glob("trees-*.ubj")}
     group0 = {
         name: b for name, b in boosters.items() if not name.startswith("trees-split") or "split0" in name
@@ -100,8 +101,3 @@ def test_work_of_the_winners(data: Data, make_context: MakeContext, tmp_path: Pa
     # By hand: the recurrent layers alone, 3 gates of H (768 + H) products for each token.
     recurrent = 42 * 6 * 64 * (768 + 64) + 48 * 6 * 128 * (768 + 128)
     assert recurrent == 46_448_640 < found.network_flops < 1.15 * recurrent
-
-
-def test_a_file_of_work_reads_back(tmp_path: Path) -> None:
-    (tmp_path / work.FILE).write_text('{"trees": 3, "tree_nodes": 9.5, "network_flops": 2, "table_rows": 1}')
-    assert work.load(tmp_path) == Work(3, 9.5, 2, 1)

@@ -21,6 +21,7 @@ from buzzer.datasets.sigir_ecom.metric import weighted_micro_f1
 from buzzer.datasets.sigir_ecom.schema import AFTER_ADD, TESTS
 from buzzer.engine import infer
 from buzzer.engine.frames import Engine
+from buzzer.engine.infer import cost
 from buzzer.errors import DataError, UsageError
 from buzzer.models.api.context import Data, Result, RunContext, Steps
 from buzzer.models.blend import best_of, weigh
@@ -592,12 +593,21 @@ def fitted(
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "nvforest", "forest", "onnxruntime+forest"])
 def test_every_engine_and_backend_scores_the_same(
-    e: Engine, backend: str, fitted: Any, data: Data, tmp_path: Path, make_context: MakeContext, run: Run
+    e: Engine,
+    backend: str,
+    fitted: Any,
+    data: Data,
+    tmp_path: Path,
+    make_context: MakeContext,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     task, name, small, work, reference = fitted
+    monkeypatch.setattr(cost, "counted_run", None)  # `fit` has counted the work
     if backend not in registry.task(name).backends or not infer.installed(backend):
         pytest.skip(f"{name} has no {backend} here")
     result, _ = run(task.predict(make_context(name, data, work, tmp_path, e.name, backend, **small)))
+    assert result.work == reference.work
     assert result.scores == pytest.approx(reference.scores, abs=0.004 if name.endswith("1") else 0.05)
     test = data.folder / TESTS["rec" if name.endswith("1") else "cart"][0]
     assert result.rows == len(json.loads(test.read_text()))
