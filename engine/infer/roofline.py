@@ -9,10 +9,12 @@ import numpy as np
 
 STREAM_BYTES = 1 << 28  # larger than the caches of the measured machines
 SIDES = {"cpu": 1024, "cuda": 8192}  # sides of the square matrices, large enough to reach the peak
-SMALL = 64  # side of the matrices that only test whether a product runs
+SMALL = 64  # side of the matrices that only test whether a product runs, and how fast
+EMULATED_SIDE = 256  # side of the matrices of a product that would take longer than TRIED_S, as it does in emulated precisions
 # Seconds during which a call is repeated. The fastest call is the result, because a limit is the best time, not the typical one.
-TRIED_S = {"cpu": 1.0, "cuda": 0.2}
+TRIED_S = {"cpu": 0.5, "cuda": 0.2}
 SPIN_CYCLES = 200_000  # cycles of the GPU's clock, about 0.1 ms
+Product = tuple[Callable[[], Any], int]  # a call, and its FLOPs
 ROOF_ALIAS = {"int8-dynamic": "int8"}  # precision -> the precision whose limit applies to it
 
 
@@ -34,23 +36,23 @@ def measure(threads: int, device: str) -> Roof:
     import torch
 
     torch.set_num_threads(threads)
-    peaks: dict[str, list[Callable[[], Any]]] = torch_products(device)
+    peaks = torch_products(device)
     if device == "cpu":
         for precision, products in onnx_products(threads).items():
             peaks.setdefault(precision, []).extend(products)
-    work, timed = 2 * SIDES[device] ** 3, by_events() if device == "cuda" else by_clock
+    timed = by_events() if device == "cuda" else by_clock
     return Roof(
         bandwidth=max(size / best(run, timed, TRIED_S[device]) for run, size in streams(device)),
         peak={
-            name: work / min(best(run, timed, TRIED_S[device]) for run in runs)
-            for name, runs in peaks.items()
-            if runs
+            name: max(flops / best(run, timed, TRIED_S[device]) for run, flops in products)
+            for name, products in peaks.items()
+            if products
         },
     )
 
 
 def best(run: Callable[[], Any], timed: Callable[[Callable[[], Any]], float], tried_s: float) -> float:
-    """The least time of a call in seconds. A call that takes longer than `tried_s`, as in emulated precisions, runs once."""
+    """The least time of a call in seconds. A call that takes longer than `tried_s` runs once."""
     times: list[float] = []
     while not times or sum(times) < tried_s:
         times.append(timed(run))
@@ -90,11 +92,20 @@ def streams(device: str) -> list[tuple[Callable[[], Any], int]]:
     return [(x.sum, STREAM_BYTES), (lambda: torch.add(x, y, out=out), 3 * STREAM_BYTES)]
 
 
-def torch_products(device: str) -> dict[str, list[Callable[[], Any]]]:
-    """torch's products of square matrices by precision, if they run on this device. Small matrices test this, because an emulated
-    product of large ones takes seconds."""
-    small = products_of(device, SMALL)
-    return {n: [run] for n, run in products_of(device, SIDES[device]).items() if _runs(small[n])}
+def torch_products(device: str) -> dict[str, list[Product]]:
+    """torch's products of square matrices by precision, if they run on this device. Small matrices test this and how fast they are, because
+    an emulated product of large ones takes seconds."""
+    sides = {name: side_for(device, run) for name, run in products_of(device, SMALL).items() if _runs(run)}
+    by_side = {side: products_of(device, side) for side in {*sides.values()}}
+    return {name: [(by_side[side][name], 2 * side**3)] for name, side in sides.items()}
+
+
+def side_for(device: str, small: Callable[[], Any]) -> int:
+    """The side of the matrices on which a product is timed. small: the product of matrices of side SMALL, which has run before."""
+    side = SIDES[device]
+    if device == "cpu" and by_clock(small) * (side / SMALL) ** 3 > TRIED_S[device]:
+        return min(side, EMULATED_SIDE)
+    return side
 
 
 def products_of(device: str, side: int) -> dict[str, Callable[[], Any]]:
@@ -125,7 +136,7 @@ def _runs(run: Callable[[], Any]) -> bool:
     return True
 
 
-def onnx_products(threads: int) -> dict[str, list[Callable[[], Any]]]:
+def onnx_products(threads: int) -> dict[str, list[Product]]:
     """ONNX Runtime's products with a constant right operand, which it packs in advance like weights; empty if it is not installed."""
     try:
         import onnxruntime
@@ -140,11 +151,12 @@ def onnx_products(threads: int) -> dict[str, list[Callable[[], Any]]]:
         "int8": rng.integers(0, 256, size).astype("uint8"),
     }
     right = {"fp32": left["fp32"], "int8": rng.integers(-127, 128, size).astype("int8")}
-    products: dict[str, list[Callable[[], Any]]] = {}
+    products: dict[str, list[Product]] = {}
     for name, kind in (("fp32", "MatMul"), ("int8", "MatMulInteger")):
         graph = product(kind, left[name], right[name])
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        products[name] = [lambda session=session, x=left[name]: session.run(None, {"x": x})]  # type: ignore[misc]
+        run: Any = lambda session=session, x=left[name]: session.run(None, {"x": x})
+        products[name] = [(run, 2 * SIDES["cpu"] ** 3)]
     return products
 
 

@@ -41,6 +41,16 @@ def test_a_slow_product_is_run_once() -> None:
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize(("small_s", "side"), [(1e-5, 1024), (1e-3, 256)])
+def test_an_emulated_product_is_timed_on_smaller_matrices(
+    monkeypatch: pytest.MonkeyPatch, small_s: float, side: int
+) -> None:
+    """A product of matrices with 16 times the side takes 4,096 times as long: 0.04 s, or 4.1 s."""
+    monkeypatch.setattr(roofline, "by_clock", lambda run: small_s)
+    assert roofline.side_for("cpu", lambda: None) == side
+    assert roofline.side_for("cuda", lambda: None) == 8192
+
+
 def test_events_time_the_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a stand-in whose clock advances by 2 ms per call and 7 ms per spin or wait."""
     queue: list[str] = []
