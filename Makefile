@@ -44,7 +44,7 @@ gpu-plan: $(VENV)/.test $(VENV)/.gpu-plan  ## check on a CPU that lazy plans tra
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m gpu_plan $$(grep -rl gpu_plan tests --include='*.py')
 
 kernels: $(VENV)/.test $(VENV)/.kernels  ## test the GPU kernels in Triton's interpreter, and compile them (0.3 GB install)
-	$(BIN)/python -m pytest $(IN_PARALLEL) tests/engine/kernels tests/engine/fused \
+	$(BIN)/python -m pytest $(IN_PARALLEL) $(PYTEST_ARGS) tests/engine/kernels tests/engine/fused \
 		tests/models/sigir_ecom/test_fused.py
 
 # With a .gpukit folder (a GPU machine without network), gpu-suite uses the packages of python3 and those of .gpukit.
