@@ -103,9 +103,8 @@ def torch_products(device: str) -> dict[str, list[Product]]:
 def side_for(device: str, small: Callable[[], Any]) -> int:
     """The side of the matrices on which a product is timed. small: the product of matrices of side SMALL, which has run before."""
     side = SIDES[device]
-    if device == "cpu" and by_clock(small) * (side / SMALL) ** 3 > TRIED_S[device]:
-        return min(side, EMULATED_SIDE)
-    return side
+    emulated = device == "cpu" and by_clock(small) * (side / SMALL) ** 3 > TRIED_S[device]
+    return EMULATED_SIDE if emulated else side
 
 
 def products_of(device: str, side: int) -> dict[str, Callable[[], Any]]:
