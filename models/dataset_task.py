@@ -26,7 +26,7 @@ class TaskParams(BaseModel):
 
     @classmethod
     def read(cls, task: str, values: Mapping[str, Any]) -> Self:
-        """The parameters in `values`. Raises UsageError for an unknown key, a missing key or a value of another type."""
+        """The parameters in `values`. Raises UsageError for an unknown key, a missing key, or a value of another type or out of its range."""
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
@@ -136,6 +136,13 @@ class DatasetTask(ABC, Generic[P]):
         """Important remarks on the files for readers of the record."""
         stand_in = self.data_source.stand_in if files.source != "official" else ""
         return [*files.notes, *([stand_in] if stand_in else [])]
+
+    def check(self, task: str, params: Mapping[str, Any]) -> None:
+        """Raise UsageError for parameters that are not the task's, out of their range, or not valid together."""
+        self.check_together(self.params_type.read(task, params))
+
+    def check_together(self, params: P) -> None:
+        """Raise UsageError for parameters that are not valid together."""
 
     def typed(self, context: RunContext) -> TaskContext[P]:
         """The run's settings with typed parameters. Raises UsageError for parameters that are not the task's."""

@@ -29,7 +29,7 @@ LAYERS = {
     "models": [
         "tree_file",
         "bert booking complete_journey online_shoppers open_bandit recsys2021 sigir_ecom",
-        "attention blend boosting by_model dataset_task epochs held_out inputs_file kept_pieces onnx_file weights work",
+        "attention blend boosting by_model dataset_task epochs held_out inputs_file kept_pieces onnx_file ranges weights work",
         "api",
     ],
     "datasets": [

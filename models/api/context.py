@@ -11,7 +11,7 @@ A phase may have any name. The built-in tasks use `load`, `preprocess`, `feature
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from buzzer.datasets.contract import Progress
 
@@ -144,4 +144,13 @@ class Task(Protocol):
 
         The files named in its result must be complete before `score` starts.
         """
+        ...
+
+
+@runtime_checkable
+class ParamsChecker(Protocol):
+    """A `Task` that can refuse parameters before its data are prepared."""
+
+    def check(self, task: str, params: Mapping[str, Any], /) -> None:
+        """Raises UsageError for parameters with which the task, known by the name `task`, cannot run."""
         ...

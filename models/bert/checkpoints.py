@@ -4,7 +4,7 @@ import copy
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 from buzzer.datasets import clinc150 as dataset
 from buzzer.engine import device, quant
-from buzzer.errors import UsageError, unknown_name
+from buzzer.errors import unknown_name
 from buzzer.models.bert import encoder, finetune, head, tokenizer, weights
 from buzzer.models.bert.intent import classes_of
 from buzzer.models.bert.params import PrecisionContext
@@ -74,14 +74,9 @@ def blank(context: PrecisionContext, folder: Path, classes: int) -> encoder.Sent
     return encoder.SentenceClassifier(bert, classes)
 
 
-def in_bf16(setting: Any) -> bool:
-    """Whether training multiplies in BF16. Raises UsageError for values other than true, false and "auto"."""
-    if setting == "auto":
-        return device.multiplies_bf16()
-    if not isinstance(setting, bool):
-        message = f"tune_bf16={setting}: not true, false or auto"
-        raise UsageError(message, "auto: true if the processor has BF16 instructions")
-    return setting
+def in_bf16(setting: Literal[True, False, "auto"]) -> bool:
+    """Whether training multiplies in BF16; "auto" = if the processor has instructions for it."""
+    return device.multiplies_bf16() if setting == "auto" else setting
 
 
 class Maker:

@@ -1,5 +1,9 @@
 """The parameters of the `bert-intent` and `bert-intent-precision` tasks."""
 
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
 from buzzer.models.dataset_task import TaskContext, TaskParams
 
 
@@ -7,28 +11,28 @@ class IntentParams(TaskParams):
     """See configs/tasks/bert-intent.yaml."""
 
     weights: str
-    longest: int
-    batch: int
-    latency: int
-    l2: list[float]
+    longest: Annotated[int, Field(ge=3)]  # two tokens are special
+    batch: PositiveInt
+    latency: NonNegativeInt
+    l2: Annotated[list[NonNegativeFloat], Field(min_length=1)]
 
 
 class PrecisionParams(IntentParams):
     """See configs/tasks/bert-intent-precision.yaml."""
 
-    layers: int
+    layers: NonNegativeInt
     checkpoints: list[str]
-    epochs: int
-    lr: float
-    tune_batch: int
-    tune_bf16: bool | str
-    calibration: int
-    method: str
-    smooth: float
-    qat_epochs: int
-    qat_lr: float
-    sparse_epochs: int
-    sparse_lr: float
+    epochs: PositiveInt
+    lr: PositiveFloat
+    tune_batch: PositiveInt
+    tune_bf16: Literal[True, False, "auto"]
+    calibration: PositiveInt
+    method: Literal["absmax", "percentile", "mse"]
+    smooth: Annotated[float, Field(ge=0, le=1)]
+    qat_epochs: PositiveInt
+    qat_lr: PositiveFloat
+    sparse_epochs: PositiveInt
+    sparse_lr: PositiveFloat
 
 
 IntentContext = TaskContext[IntentParams]

@@ -46,6 +46,12 @@ class BertIntentPrecision(IntentTask[PrecisionParams]):
 
     params_type = PrecisionParams
 
+    def check_together(self, params: PrecisionParams) -> None:
+        """Raise UsageError for an unknown checkpoint."""
+        from buzzer.models.bert.checkpoints import order
+
+        order(params.checkpoints)
+
     def fit_steps(self, context: PrecisionContext) -> Steps:
         """Fine-tune once, then make the checkpoints that the parameters name from the fine-tuned model."""
         from buzzer.models.bert.checkpoints import Maker, order, start

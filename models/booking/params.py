@@ -4,11 +4,14 @@ A parameter of a network's sizes or training is one value for all networks, or a
 """
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from buzzer.errors import UsageError, unknown_name
 from buzzer.models.by_model import ByModel, check_complete, check_names, of
 from buzzer.models.dataset_task import TaskContext, TaskParams
+from buzzer.models.ranges import Rows, Share
 from buzzer.models.weights import Weights
 
 
@@ -17,23 +20,23 @@ class Params(TaskParams):
 
     networks: list[str]
     weights: Weights
-    lags: int
-    rare: int
-    classes: ByModel[int]
-    dim: ByModel[int]
-    hidden: ByModel[int]
-    layers: ByModel[int]
-    heads: ByModel[int]
-    dropout: ByModel[float]
-    candidates: int
-    folds: ByModel[int]
-    bags: ByModel[int]
-    epochs: ByModel[int]
-    patience: int
-    batch: ByModel[int]
-    lr: ByModel[float]
-    valid: float
-    predict_batch: int
+    lags: PositiveInt
+    rare: NonNegativeInt
+    classes: ByModel[NonNegativeInt]
+    dim: ByModel[PositiveInt]
+    hidden: ByModel[PositiveInt]
+    layers: ByModel[PositiveInt]
+    heads: ByModel[PositiveInt]
+    dropout: ByModel[Share]
+    candidates: Annotated[int, Field(ge=4)]  # a submission has four cities
+    folds: ByModel[PositiveInt]
+    bags: ByModel[PositiveInt]
+    epochs: ByModel[PositiveInt]
+    patience: NonNegativeInt
+    batch: ByModel[Rows]
+    lr: ByModel[PositiveFloat]
+    valid: Share
+    predict_batch: PositiveInt
 
     def of(self, network: str) -> "NetworkParams":
         """The parameters of one network. Raises UsageError for a mapping without it, or with a name that is no network."""
@@ -67,13 +70,6 @@ class NetworkParams:
     epochs: int
     batch: int
     lr: float
-
-    def __post_init__(self) -> None:
-        for name in ("dim", "hidden", "layers", "heads", "folds", "bags", "epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"parameter {name}={getattr(self, name)} must be at least 1")
-        if self.classes < 0:
-            raise UsageError(f"parameter classes={self.classes} must be at least 0", "0 = all cities")
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,10 @@ class Booking(DatasetTask[Params]):
     params_type = Params
     data_source = DataSource(f"booking-v{generator.VERSION}", dataset.generate, dataset.check)
 
+    def check_together(self, params: Params) -> None:
+        """Raise UsageError for an unknown network, values that a network lacks, and sizes that no network can have."""
+        bags_of(params)
+
     def notes(self, files: Files) -> list[str]:
         """Notes on test cities that are not in the training data, and on a missing truth file."""
         unknown = files.facts["test_cities_unknown_to_train"]

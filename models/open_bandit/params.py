@@ -1,20 +1,23 @@
 """The parameters of the `open-bandit` task."""
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+
 from buzzer.models.dataset_task import TaskContext, TaskParams
+from buzzer.models.ranges import Depth, Part
 
 
 class Params(TaskParams):
     """See configs/tasks/open-bandit.yaml."""
 
-    smoothing: float
-    rounds: int
-    depth: int
-    eta: float
-    min_child: float
-    subsample: float
-    colsample: float
-    predict_rows: int
-    latency: int
+    smoothing: NonNegativeFloat
+    rounds: PositiveInt
+    depth: Depth
+    eta: Part
+    min_child: NonNegativeFloat
+    subsample: Part
+    colsample: Part
+    predict_rows: PositiveInt
+    latency: NonNegativeInt
 
 
 Context = TaskContext[Params]

@@ -7,11 +7,12 @@ model and label: `rounds_1: {kfold: {reply: 250, retweet: 250, quote: 200, like:
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from buzzer.datasets.recsys2021.schema import LABELS
 from buzzer.models.by_model import ByModel, V, check_complete, check_names, of
 from buzzer.models.dataset_task import TaskContext, TaskParams
+from buzzer.models.ranges import Depth, Part, Rows, Share
 from buzzer.models.weights import Weights
 
 ByLabel: TypeAlias = V | dict[str, V | dict[str, V]]
@@ -28,7 +29,7 @@ def second_name(model: str) -> str:
 
 
 Sampling = Literal["uniform", "gradient_based"]
-Depth = Annotated[int, Field(ge=1, le=16)]  # a full tree of depth 16 has 131,071 nodes
+Width = Annotated[int, Field(ge=4)]  # the last layer of gru128 has a quarter of it
 ALL_TREES = (*TREES, *map(second_name, SECOND))
 ALL_NETWORKS = (*NETWORKS, BASELINE)
 # Parameter -> the models that a mapping may name.
@@ -55,37 +56,37 @@ class Params(TaskParams):
     bags: ByModel[PositiveInt]
     features: str
     vocabulary: str
-    sample_rows: int
-    network_rows: int
-    second_rows: int
-    tables: str
-    pair_rows: int
+    sample_rows: Rows
+    network_rows: Rows
+    second_rows: PositiveInt
+    tables: Literal["text", "drawn"]
+    pair_rows: PositiveInt
     rounds_1: ByLabel[PositiveInt]
     depth_1: ByModel[Depth]
     rounds_2: ByLabel[PositiveInt]
     depth_2: ByModel[Depth]
-    min_child_1: float
-    min_child_2: float
-    eta: ByLabel[float]
-    subsample: ByModel[float]
+    min_child_1: NonNegativeFloat
+    min_child_2: NonNegativeFloat
+    eta: ByLabel[Part]
+    subsample: ByModel[Part]
     sampling: ByModel[Sampling]
-    colsample: ByModel[float]
-    group_rows: int
-    tokens: ByModel[int]
+    colsample: ByModel[Part]
+    group_rows: NonNegativeInt
+    tokens: ByModel[PositiveInt]
     token_vectors: str
-    token_dim: int
-    word_dim: int
-    user_rows: int
-    user_table_rows: int
-    user_dim: ByModel[int]
+    token_dim: PositiveInt
+    word_dim: PositiveInt
+    user_rows: NonNegativeInt
+    user_table_rows: NonNegativeInt
+    user_dim: ByModel[PositiveInt]
     user_type: Literal["float32", "float16"]
-    hidden: ByModel[int]
-    dropout: ByModel[float]
-    epochs: int
-    batch: ByModel[int]
-    lr: ByModel[float]
-    piece_rows: int
-    predict_batch: int
+    hidden: ByModel[Width]
+    dropout: ByModel[Share]
+    epochs: PositiveInt
+    batch: ByModel[Rows]
+    lr: ByModel[PositiveFloat]
+    piece_rows: NonNegativeInt
+    predict_batch: NonNegativeInt
 
     @classmethod
     def read(cls, task: str, values: Mapping[str, Any]) -> Self:

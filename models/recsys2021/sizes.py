@@ -1,7 +1,6 @@
 """How many rows are processed at a time. The parameters set it; if a parameter is 0, it depends on engine and device."""
 
 from buzzer.engine import device, frames
-from buzzer.errors import UsageError
 from buzzer.models.recsys2021.params import Context
 
 PIECE_ROWS = {"cpu": 500_000, "cuda": 3_000_000}  # winners: 3 million
@@ -16,8 +15,8 @@ PIECE_ROW_BYTES = 4096
 
 def piece_rows(context: Context, workers: int = 1) -> int:
     """Rows of a piece: the parameter `piece_rows`, else a default of the engine. On a GPU the default also depends on its memory and on
-    the number of workers. Raises UsageError for a negative parameter."""
-    if requested := checked("piece_rows", context.params.piece_rows):
+    the number of workers."""
+    if requested := context.params.piece_rows:
         return requested
     kind = frames.info(context.engine).device
     if kind == "cpu":
@@ -35,20 +34,13 @@ def joined_rows(context: Context) -> int:
 
 
 def batch_rows(context: Context) -> int:
-    """Rows of a network's batch: the parameter `predict_batch`, else the device's default. Raises UsageError if it is negative."""
-    return checked("predict_batch", context.params.predict_batch) or BATCH_ROWS[context.device]
+    """Rows of a network's batch: the parameter `predict_batch`, else the device's default."""
+    return context.params.predict_batch or BATCH_ROWS[context.device]
 
 
 def block_rows(context: Context) -> int:
     """Rows that trees predict from one copy of columns. On a CPU the number is small, so that the allocator reuses memory."""
     return BLOCK_ROWS[context.device]
-
-
-def checked(name: str, rows: int) -> int:
-    """The number of rows. Raises UsageError if it is negative."""
-    if rows < 0:
-        raise UsageError(f"{name}={rows} is negative", "0 selects the default of the engine and the device")
-    return rows
 
 
 def details(context: Context, workers: int = 1) -> dict[str, int]:

@@ -41,7 +41,6 @@ from buzzer.datasets.recsys2021 import generator
 from buzzer.datasets.workers import usable_cores
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine
-from buzzer.errors import unknown_name
 from buzzer.models.api import progress
 from buzzer.models.api.context import Data, Result, Steps
 from buzzer.models.dataset_task import DatasetTask, DataSource
@@ -63,7 +62,6 @@ from buzzer.models.recsys2021.submission import submission
 from buzzer.models.weights import weights_detail, weights_notes
 from buzzer.models.work import save_work
 
-TABLES = ("text", "drawn")
 COMPRESS_ABOVE = 4_000_000  # rows of a generated part
 
 
@@ -90,6 +88,10 @@ class RecSys2021(DatasetTask[Params]):
     ) -> Data:
         """Check the files in `source`, or generate files in `cache` unless they exist. Raises DataError for invalid files."""
         return self.prepared(source, cache, scale, seed, progress, train_scale)
+
+    def check_together(self, params: Params) -> None:
+        """Raise UsageError for an unknown model, a run without a model of the first stage, and unknown features."""
+        ensemble.select_models(params)
 
     def notes(self, files: Files) -> list[str]:
         """Notes on the files, and on a missing truth."""
@@ -175,9 +177,7 @@ class RecSys2021(DatasetTask[Params]):
 
 
 def drawing(context: Context) -> bool:
-    """Whether the lookup tables are drawn. Raises UsageError for an unknown value of the parameter `tables`."""
-    if context.params.tables not in TABLES:
-        raise unknown_name("value of tables", context.params.tables, TABLES)
+    """Whether the lookup tables are drawn."""
     return context.params.tables == "drawn"
 
 

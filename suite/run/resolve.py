@@ -10,12 +10,14 @@ from pydantic import BaseModel, ConfigDict
 from buzzer import extras
 from buzzer.configs import load_yaml
 from buzzer.errors import UsageError, unknown_name
+from buzzer.models.api.context import ParamsChecker
 from buzzer.suite import budget as budgets
 from buzzer.suite import registry
 from buzzer.suite.config_file import MOST_COUNT, MOST_SEED, check_scale, yaml_text
 from buzzer.suite.registry import NO_ENGINE, TaskConfig
 from buzzer.suite.requests import CompareRequest, RunRequest, names, numbers
 from buzzer.suite.run.plan import Run, RunPlan, TaskSelection, interleaved, task_by_task
+from buzzer.suite.run.worker import load_entry
 
 DEVICES = ("cpu", "cuda")
 POLICIES = ("fail", "warn")
@@ -132,17 +134,19 @@ def default_suite(request: RunRequest) -> list[RunRequest]:
 
 
 def selection(request: RunRequest) -> TaskSelection:
-    """The selection of a request for one task. Raises UsageError for an unknown name."""
+    """The selection of a request for one task. Raises UsageError for an unknown name, and for parameters that the task refuses."""
     (name,) = names(request.tasks)
     task = registry.task(name)
     extras.require("torch", f"a run of {name}")
+    if request.params:
+        task = checked(task.with_params(texts(request.params)))
     check_cluster(task, request.workers, request.scheduler)
     precisions = names(request.precisions)
     precisions = [] if precisions == ["all"] else precisions
     registry.check_precisions(precisions, task.precisions)
     scale = float(request.scale or task.scale)
     return TaskSelection(
-        task=task.with_params(texts(request.params)),
+        task=task,
         engines=names(request.engines) or None,
         backends=names(request.backends) or None,
         precisions=precisions or task.precisions,
@@ -155,6 +159,14 @@ def selection(request: RunRequest) -> TaskSelection:
         scheduler=request.scheduler,
         train_scale=train_sample(request.train_scale, scale),
     )
+
+
+def checked(task: TaskConfig) -> TaskConfig:
+    """The task, if it does not refuse its parameters. Raises UsageError."""
+    entry = load_entry(task.entry)
+    if isinstance(entry, ParamsChecker):
+        entry.check(task.name, task.params)
+    return task
 
 
 def train_sample(train_scale: float | None, scale: float) -> float | None:

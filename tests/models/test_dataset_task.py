@@ -33,6 +33,61 @@ def test_the_parameters_of_every_task_are_those_of_its_file(name: str) -> None:
     assert params.model_dump() == config.params
 
 
+@pytest.mark.parametrize("name", registry.tasks())
+def test_no_number_may_be_negative(name: str) -> None:
+    config = registry.task(name)
+    task = task_of(config.entry)
+    task.check(name, config.params)
+    numbers = {key: value for key, value in config.params.items() if has_numbers(value)}
+    assert numbers
+    for key, value in numbers.items():
+        negative = [-1.0] if isinstance(value, list) else -1
+        with pytest.raises(UsageError, match=f"^{name}: parameter {key}=.*: Input should be greater than"):
+            task.check(name, config.params | {key: negative})
+
+
+def has_numbers(value: Any) -> bool:
+    """Whether a parameter is a number, or a list or mapping of numbers."""
+    values = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
+    leaves = [leaf for inner in values for leaf in (inner.values() if isinstance(inner, dict) else [inner])]
+    return bool(leaves) and all(
+        isinstance(leaf, int | float) and not isinstance(leaf, bool) for leaf in leaves
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("booking", {"candidates": 3}, "candidates=3: Input should be greater than or equal to 4"),
+        ("booking", {"batch": 1}, "batch=1: Input should be greater than or equal to 2"),
+        ("booking", {"valid": 1.0}, "valid=1.0: Input should be less than 1"),
+        ("booking", {"dropout": {"mlp": 0.1, "gru": 2.0, "encoder": 0.1}}, "dropout=.*: Input should be less"),
+        ("booking", {"lr": 0.0}, "lr=0.0: Input should be greater than 0"),
+        ("booking", {"networks": ["mpl"]}, "unknown network 'mpl'"),
+        ("recsys2021", {"depth_1": 17}, "depth_1=17: Input should be less than or equal to 16"),
+        ("recsys2021", {"eta": {"kfold": {"reply": 1.5}}}, "eta=.*: Input should be less than or equal to 1"),
+        ("recsys2021", {"hidden": 3}, "hidden=3: Input should be greater than or equal to 4"),
+        ("recsys2021", {"tables": "draw"}, "tables=draw: Input should be 'text' or 'drawn'"),
+        ("recsys2021", {"trees": ["kfolds"]}, "unknown model of trees 'kfolds'"),
+        ("sigir-ecom-task1", {"predict_batch": 0}, "predict_batch=0: Input should be greater than 0"),
+        ("sigir-ecom-task1", {"models": {"gru": {"dropout": 1.0}}}, "network gru: parameter dropout=1.0"),
+        ("sigir-ecom-task2", {"query_dims": 51}, "query_dims=51: Input should be less than or equal to 50"),
+        ("complete-journey", {"valid": 0.0}, "valid=0.0: Input should be greater than 0"),
+        ("online-shoppers", {"colsample": 0.0}, "colsample=0.0: Input should be greater than 0"),
+        ("open-bandit", {"subsample": 1.1}, "subsample=1.1: Input should be less than or equal to 1"),
+        ("bert-intent", {"l2": []}, r"l2=\[\]: List should have at least 1 item"),
+        ("bert-intent-precision", {"tune_bf16": "maybe"}, "tune_bf16=maybe: Input should be True, False or 'auto'"),
+        ("bert-intent-precision", {"checkpoints": ["int9"]}, "unknown checkpoint 'int9'"),
+    ],
+)  # fmt: skip
+def test_values_with_which_no_task_can_run_are_refused(
+    name: str, changes: dict[str, Any], message: str
+) -> None:
+    config = registry.task(name)
+    with pytest.raises(UsageError, match=message):
+        task_of(config.entry).check(name, config.params | changes)
+
+
 @pytest.mark.parametrize(
     ("changes", "message", "hint"),
     [

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from buzzer.errors import UsageError, unknown_name
 from buzzer.models.dataset_task import TaskContext
+from buzzer.models.ranges import Share
 from buzzer.models.sigir_ecom.sessions.params import SessionParams
 from buzzer.models.weights import Weights
 
@@ -19,24 +22,24 @@ class Params(SessionParams):
 
     networks: list[str]
     models: dict[str, dict[str, Any]]
-    bags: int
+    bags: PositiveInt
     weights: Weights
     open_in_turn: bool
-    length: int
+    length: Annotated[int, Field(ge=4)]  # the counts read the last four products
     scored: Literal["products", "all"]
-    followers: int
-    item_dim: int
-    first_norm: float
-    layers: int
-    heads: int
-    smoothing: float
-    mask: float
-    patience: int
-    sessions: int
-    sampled_softmax: int
-    tune_epochs: int
-    tune_lr: float
-    candidates: int
+    followers: PositiveInt
+    item_dim: NonNegativeInt
+    first_norm: NonNegativeFloat
+    layers: PositiveInt
+    heads: PositiveInt
+    smoothing: Share
+    mask: Share
+    patience: NonNegativeInt
+    sessions: NonNegativeInt
+    sampled_softmax: NonNegativeInt
+    tune_epochs: NonNegativeInt
+    tune_lr: PositiveFloat
+    candidates: PositiveInt
 
 
 Context = TaskContext[Params]
@@ -68,7 +71,6 @@ class NetworkSettings:
 
 
 FIXED = ("name", "network", "bag", "place")
-POSITIVE = ("dim", "item_dim", "layers", "heads", "batch")
 OWN = tuple(field.name for field in fields(NetworkSettings) if field.name not in FIXED)
 
 
@@ -77,14 +79,8 @@ def networks_of(params: Params) -> list[NetworkSettings]:
 
     Raises UsageError for an unknown network or setting, and for values that no network can have.
     """
-    if params.length < 4:
-        raise UsageError(f"length {params.length} is below 4", "--set length=20")
-    if params.sampled_softmax == 1 or params.sampled_softmax < 0:
-        raise UsageError(f"sampled_softmax {params.sampled_softmax} is no sample", "0 = all, or at least 2")
-    if params.bags < 1:
-        raise UsageError(f"bags {params.bags} is below 1", "--set bags=1")
-    if params.sessions < 0:
-        raise UsageError(f"sessions {params.sessions} is below 0", "0 = all")
+    if params.sampled_softmax == 1:
+        raise UsageError("sampled_softmax 1 is no sample", "0 = all, or at least 2")
     if params.open_in_turn and params.latency:
         raise UsageError("networks that are opened in turn have no latency", "--set latency=0")
     for name in params.networks:
@@ -95,17 +91,15 @@ def networks_of(params: Params) -> list[NetworkSettings]:
 
 def settings_of(params: Params, name: str, bag: int) -> NetworkSettings:
     """The settings of a bag of a network."""
-    own = entry_of(params, name)
-    values = {field: own.get(field, getattr(params, field)) for field in OWN}
-    values["item_dim"] = values["item_dim"] or values["dim"]
-    for field in POSITIVE:
-        if values[field] < 1:
-            raise UsageError(f"network {name}: {field} {values[field]} is below 1", f"--set {field}=1")
-    if values["dim"] % values["heads"]:
-        raise UsageError(f"network {name}: dim {values['dim']} is no multiple of heads {values['heads']}")
+    own = dict(entry_of(params, name))
+    kind = own.pop("network", name)
+    its = Params.read(f"network {name}", params.model_dump() | own)
+    if its.dim % its.heads:
+        raise UsageError(f"network {name}: dim {its.dim} is no multiple of heads {its.heads}")
+    values = {field: getattr(its, field) for field in OWN} | {"item_dim": its.item_dim or its.dim}
     place = params.networks.index(name) if name in params.models else 0
     shown = f"{name}-{bag + 1}" if bag else name
-    return NetworkSettings(shown, own.get("network", name), bag, place, **values)
+    return NetworkSettings(shown, kind, bag, place, **values)
 
 
 def entry_of(params: Params, name: str) -> Mapping[str, Any]:
@@ -113,10 +107,7 @@ def entry_of(params: Params, name: str) -> Mapping[str, Any]:
     own = params.models.get(name, {})
     if (kind := own.get("network", name)) not in KINDS:
         raise unknown_name("network", kind, [*KINDS, *params.models])
-    for key, value in own.items():
+    for key in own:
         if key not in (*OWN, "network"):
             raise unknown_name(f"setting of network {name}", key, OWN)
-        wanted = type(getattr(params, key, ""))
-        if type(value) is not wanted and (type(value), wanted) != (int, float):
-            raise UsageError(f"network {name}: {key}={value} is not of type {wanted.__name__}")
     return own

@@ -74,6 +74,10 @@ class Recommendation(shared.ShopTask[Params]):
 
     params_type = Params
 
+    def check_together(self, params: Params) -> None:
+        """Raise UsageError for an unknown network or setting, and sizes that no network can have."""
+        networks_of(params)
+
     def fit_steps(self, context: Context) -> Steps:
         """Count, train the networks, and weigh all on the held-out sessions."""
         e, params, networks = frames.load(context.engine), context.params, networks_of(context.params)

@@ -1,23 +1,28 @@
 """The parameters that both tasks share; reading sessions needs them."""
 
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
 from buzzer.models.dataset_task import TaskContext, TaskParams
+from buzzer.models.ranges import Share
 
 
 class SessionParams(TaskParams):
     """See configs/tasks/sigir-ecom-task1.yaml and sigir-ecom-task2.yaml."""
 
-    rare: int
-    query_dims: int
-    dim: int
-    dropout: float
-    epochs: int
-    batch: int
-    lr: float
-    valid: float
-    predict_batch: int
-    piece_sessions: int
-    piece_rows: int
-    latency: int
+    rare: NonNegativeInt
+    query_dims: Annotated[int, Field(ge=1, le=50)]  # search vectors have 50 numbers
+    dim: PositiveInt
+    dropout: Share
+    epochs: PositiveInt
+    batch: PositiveInt
+    lr: PositiveFloat
+    valid: Annotated[float, Field(gt=0, lt=1)]  # the weights of the ensemble need held-out rows
+    predict_batch: PositiveInt
+    piece_sessions: PositiveInt
+    piece_rows: PositiveInt
+    latency: NonNegativeInt
 
 
 SessionContext = TaskContext[SessionParams]

@@ -463,8 +463,8 @@ def test_parameters_by_network() -> None:
         ({"dim": "64"}, "parameter dim=64"),
         ({"dim": {"mlp": 8.5}}, r"parameter dim=\{'mlp': 8.5\}"),
         ({"weights": "zero"}, "weights=zero"),
-        ({"folds": 0}, "folds=0 must be at least 1"),
-        ({"classes": -1}, "classes=-1 must be at least 0"),
+        ({"folds": 0}, "folds=0: Input should be greater than 0"),
+        ({"classes": -1}, "classes=-1: Input should be greater than or equal to 0"),
         ({"heads": 5}, "dim=48 of the encoder is not a multiple of heads=5"),
     ],
 )

@@ -202,16 +202,16 @@ def test_the_winners_have_24_networks_of_their_own_sizes() -> None:
         ({"networks": ["big"]}, "unknown network 'big'"),
         ({"networks": ["big"], "models": {"big": {"network": "gur"}}}, "unknown network 'gur'"),
         ({"models": {"gru": {"width": 3}}}, "unknown setting of network gru 'width'"),
-        ({"models": {"gru": {"dim": "3"}}}, "dim=3 is not of type int"),
+        ({"models": {"gru": {"dim": "3"}}}, "network gru: parameter dim=3: Input should be a valid integer"),
         ({"models": {"causal": {"dim": 15}}}, "dim 15 is no multiple of heads 2"),
-        ({"heads": 0}, "network gru: heads 0 is below 1"),
-        ({"models": {"gru": {"layers": 0}}}, "network gru: layers 0 is below 1"),
+        (
+            {"models": {"gru": {"layers": 0}}},
+            "network gru: parameter layers=0: Input should be greater than 0",
+        ),
         ({"open_in_turn": True, "latency": 5}, "opened in turn have no latency"),
-        ({"length": 3}, "length 3 is below 4"),
+        ({"length": 3}, "length=3: Input should be greater than or equal to 4"),
         ({"sampled_softmax": 1}, "sampled_softmax 1 is no sample"),
-        ({"bags": 0}, "bags 0 is below 1"),
         ({"networks": ["gru", "gru"]}, "network gru is named twice"),
-        ({"sessions": -1}, "sessions -1 is below 0"),
     ],
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> None:

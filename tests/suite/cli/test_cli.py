@@ -120,7 +120,22 @@ def process(place: Path) -> Buzzer:
         (["data", "rescore", "booking", ".", "--scale", "nan"], "must be above 0", "official"),
         (["compare", "booking", "--full", "inf"], "1000 at most", "official"),
         (["run", "booking", "--set", "epoch=3"], "unknown parameter of booking 'epoch'", "known:"),
+        (
+            ["run", "booking", "--dry-run", "--set", "networks=[mpl]"],
+            "unknown network 'mpl'",
+            "did you mean mlp?",
+        ),
+        (
+            ["compare", "booking", "--set", "valid=1.5"],
+            "parameter valid=1.5: Input should be less than 1",
+            "",
+        ),
         (["run", "booking", "--set", "epochs"], "not of the form key=value", ""),
+        (
+            ["run", "booking", "--set", "epochs=0"],
+            "parameter epochs=0: Input should be greater than 0",
+            "--set",
+        ),
         (["run", "booking", "--data", "nowhere"], "nowhere: no such folder", ""),
         (["run", "booking", "--device", "gpu"], "unknown device 'gpu'", "cuda"),
         (["run", "--data", "."], "--data needs a TASK", "booking"),
