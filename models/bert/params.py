@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from buzzer.models.dataset_task import TaskContext, TaskParams
+from buzzer.models.ranges import Unit
 
 
 class IntentParams(TaskParams):
@@ -28,7 +29,7 @@ class PrecisionParams(IntentParams):
     tune_bf16: Literal[True, False, "auto"]
     calibration: PositiveInt
     method: Literal["absmax", "percentile", "mse"]
-    smooth: Annotated[float, Field(ge=0, le=1)]
+    smooth: Unit
     qat_epochs: PositiveInt
     qat_lr: PositiveFloat
     sparse_epochs: PositiveInt

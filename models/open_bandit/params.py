@@ -3,7 +3,7 @@
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from buzzer.models.dataset_task import TaskContext, TaskParams
-from buzzer.models.ranges import Depth, Part
+from buzzer.models.ranges import Depth, Part, Unit
 
 
 class Params(TaskParams):
@@ -12,7 +12,7 @@ class Params(TaskParams):
     smoothing: NonNegativeFloat
     rounds: PositiveInt
     depth: Depth
-    eta: Part
+    eta: Unit
     min_child: NonNegativeFloat
     subsample: Part
     colsample: Part

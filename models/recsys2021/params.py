@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from buzzer.datasets.recsys2021.schema import LABELS
 from buzzer.models.by_model import ByModel, V, check_complete, check_names, of
 from buzzer.models.dataset_task import TaskContext, TaskParams
-from buzzer.models.ranges import Depth, Part, Rows, Share
+from buzzer.models.ranges import Depth, Part, Rows, Share, Unit
 from buzzer.models.weights import Weights
 
 ByLabel: TypeAlias = V | dict[str, V | dict[str, V]]
@@ -67,7 +67,7 @@ class Params(TaskParams):
     depth_2: ByModel[Depth]
     min_child_1: NonNegativeFloat
     min_child_2: NonNegativeFloat
-    eta: ByLabel[Part]
+    eta: ByLabel[Unit]
     subsample: ByModel[Part]
     sampling: ByModel[Sampling]
     colsample: ByModel[Part]

@@ -3,7 +3,7 @@
 from pydantic import NonNegativeInt, PositiveInt
 
 from buzzer.models.dataset_task import TaskContext
-from buzzer.models.ranges import Depth, Part
+from buzzer.models.ranges import Depth, Part, Unit
 from buzzer.models.sigir_ecom.sessions.params import SessionParams
 
 
@@ -12,7 +12,7 @@ class Params(SessionParams):
 
     rounds: PositiveInt
     depth: Depth
-    eta: Part
+    eta: Unit
     colsample: Part
     common: NonNegativeInt
     hidden: PositiveInt

@@ -59,7 +59,7 @@ def test_mappings_by_model_and_label() -> None:
         ("depth_2", "{second_loo: 0, second_kfold: 8}", "greater than or equal to 1"),
         ("rounds_1", "{kfold: many}", "is not of type int"),
         ("lr", "{pooled: .inf}", "not a finite number"),
-        ("hidden", "{pooled: 3}", "hidden has no value for model gru64"),
+        ("hidden", "{pooled: 8}", "hidden has no value for model gru64"),
         ("bags", "{kfold: 0}", "bags"),
         ("rounds_1", "0", "rounds_1=0"),
         ("rounds_2", "{second_loo: {reply: 0, retweet: 1, quote: 1, like: 1}, second_kfold: 1}", "rounds_2"),
