@@ -67,13 +67,14 @@ class Job:
         self,
         settings: NetworkSettings,
         sessions: TrainingSessions,
-        vectors: torch.Tensor,
+        vectors: torch.Tensor | None,
         test: TrainingSessions | None,
     ) -> Generator[str, None, tuple[tuple[Array, Array], list[dict[str, float]]]]:
         """Train a network and save its weights. Returns its answers at the held-out cuts, and its history."""
         context, params, name = self.context, self.context.params, settings.name
         network = new_network(settings, self.sizes[name], self.catalogue, context.seed)
-        network.items.start_from(training.narrowed(vectors, settings.item_dim))
+        if vectors is not None:
+            network.items.start_from(training.narrowed(vectors, settings.item_dim))
         checkpoint = context.work / f"{name}.checkpoint"
         trainer = Trainer(context, settings, network, sessions, checkpoint, params.epochs, settings.lr)
         tuned_epochs = 0 if test is None else settings.tune_epochs

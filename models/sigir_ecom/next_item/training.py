@@ -80,12 +80,14 @@ def training_sessions(
     )
 
 
-def first_vectors(context: Context, sessions: TrainingSessions, codes: int, dim: int) -> torch.Tensor:
-    """The items' first vectors, float32 [codes, dim], from the sessions that are not held out. Sets torch's threads and seed."""
+def first_vectors(context: Context, sessions: TrainingSessions, codes: int, dim: int) -> torch.Tensor | None:
+    """The items' first vectors, float32 [codes, dim], from the sessions that are not held out; None with `first_norm: 0`, for random ones.
+    Sets torch's threads and seed."""
     torch.set_num_threads(context.threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(context.seed)
-    return item_vectors(sessions.arrays, sessions.held, codes, dim, context.params.first_norm)
+    norm = context.params.first_norm
+    return item_vectors(sessions.arrays, sessions.held, codes, dim, norm) if norm else None
 
 
 def narrowed(vectors: torch.Tensor, dim: int) -> torch.Tensor:

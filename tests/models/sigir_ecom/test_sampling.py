@@ -253,6 +253,29 @@ def test_everything_that_the_winners_do_and_one_network_at_a_time(
     assert not torch.equal(weights["wide"]["last.weight"], weights["wide-2"]["last.weight"])
 
 
+@pytest.mark.parametrize(("first_norm", "length"), [(0.0, 0.05 * 4), (2.0, 2.0)])
+def test_first_vectors_have_the_length_that_is_asked_for_or_are_random(
+    first_norm: float,
+    length: float,
+    data: Data,
+    tmp_path: Path,
+    make_context: Callable[..., RunContext],
+    run: Any,
+) -> None:
+    """Trained with a rate of nearly zero. Random ones have 16 numbers of deviation 0.05."""
+    settings = SMALL | {"first_norm": first_norm, "lr": 1e-9, "sessions": 500}
+    run(
+        task1.TASK.fit(
+            make_context("sigir-ecom-task1", data, tmp_path, tmp_path, "polars", "torch_eager", **settings)
+        )
+    )
+    vectors = torch.load(tmp_path / "masked.pt", weights_only=True)["items.own.weight"]
+    lengths = vectors.norm(dim=1)
+    some = lengths > 1e-3  # items without neighbours have none
+    assert float(lengths[some].mean()) == pytest.approx(length, rel=0.03)
+    assert bool(some.all()) == (first_norm == 0)
+
+
 def test_random_weights_need_no_training_and_say_so(
     data: Data, tmp_path: Path, make_context: Callable[..., RunContext], run: Any
 ) -> None:
