@@ -26,8 +26,9 @@ setup: $(VENV)/.weights  ## install into .venv
 run: $(VENV)/.weights  ## set up, then run the default suite on generated data
 	$(BIN)/buzzer run
 
-# Test processes: one per core, at most 8, or a number: `make test WORKERS=1`. A process takes up to 2 GB.
-WORKERS ?= logical
+# Test processes: one more than cores, as many tests wait for the commands that they start; at most 8, or a number: `make test WORKERS=1`.
+# A process takes up to 2 GB.
+WORKERS ?= $(shell expr $$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 IN_PARALLEL = -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 # Hundreds of processes are started, and each would compile all sources again.
