@@ -93,7 +93,10 @@ def settings_of(params: Params, name: str, bag: int) -> NetworkSettings:
     """The settings of a bag of a network."""
     own = dict(entry_of(params, name))
     kind = own.pop("network", name)
-    its = Params.read(f"network {name}", params.model_dump() | own)
+    try:
+        its = Params.read(f"network {name}", params.model_dump() | own)
+    except UsageError as error:
+        raise UsageError(error.message, f"see the entry of {name} in `models`") from error
     if its.dim % its.heads:
         raise UsageError(f"network {name}: dim {its.dim} is no multiple of heads {its.heads}")
     values = {field: getattr(its, field) for field in OWN} | {"item_dim": its.item_dim or its.dim}

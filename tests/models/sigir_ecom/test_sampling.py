@@ -219,6 +219,12 @@ def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> No
         networks_of(params_of(**changes))
 
 
+def test_the_hint_for_a_network_names_its_entry() -> None:
+    with pytest.raises(UsageError, match="network gru: parameter dropout=2") as caught:
+        networks_of(params_of(models={"gru": {"dropout": 2.0}}))
+    assert caught.value.hint == "see the entry of gru in `models`"
+
+
 # ---- whole jobs ---------------------------------------------------------------------------------------------------
 
 
