@@ -337,6 +337,20 @@ def test_a_run_with_drawn_tables(
     assert {"RCE", "AP"} <= set(done.scores)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"tables": "draw"}, "tables=draw: Input should be 'text'")]
+)
+def test_unknown_tables_are_refused(
+    data: Data, tmp_path: Path, make_context: MakeContext, run: Any, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(
+            TASK.fit(
+                make_context("recsys2021", data, tmp_path, tmp_path, "polars", "torch_eager", **settings)
+            )
+        )
+
+
 def test_official_files_cannot_be_drawn(tmp_path: Path) -> None:
     data = generated(tmp_path / "data")
     facts = data.folder / "generator.json"

@@ -11,6 +11,7 @@ import pytest
 from buzzer.engine.device import Gpu
 from buzzer.engine.frames import Engine
 from buzzer.engine.frames.base import Lookup
+from buzzer.errors import UsageError
 from buzzer.models.api.context import Data, RunContext
 from buzzer.models.kept_pieces import KeptPieces
 from buzzer.models.recsys2021 import ensemble, predicting, sizes
@@ -65,6 +66,8 @@ def test_sizes_follow_engine_and_memory(
     own = context_of(engine, device, limit, piece_rows=7, predict_batch=8)
     assert sizes.joined_rows(own) == 7
     assert sizes.details(own) == {"piece_rows": 7, "batch_rows": 8}
+    with pytest.raises(UsageError, match="piece_rows=-1"):
+        sizes.piece_rows(context_of(engine, device, limit, piece_rows=-1))
 
 
 @pytest.mark.parametrize(("piece_rows", "files"), [(0, 0), (100, 5)])

@@ -204,6 +204,7 @@ def test_the_winners_have_24_networks_of_their_own_sizes() -> None:
         ({"models": {"gru": {"width": 3}}}, "unknown setting of network gru 'width'"),
         ({"models": {"gru": {"dim": "3"}}}, "network gru: parameter dim=3: Input should be a valid integer"),
         ({"models": {"causal": {"dim": 15}}}, "dim 15 is no multiple of heads 2"),
+        ({"heads": 0}, "heads=0: Input should be greater than 0"),
         (
             {"models": {"gru": {"layers": 0}}},
             "network gru: parameter layers=0: Input should be greater than 0",
@@ -211,7 +212,9 @@ def test_the_winners_have_24_networks_of_their_own_sizes() -> None:
         ({"open_in_turn": True, "latency": 5}, "opened in turn have no latency"),
         ({"length": 3}, "length=3: Input should be greater than or equal to 4"),
         ({"sampled_softmax": 1}, "sampled_softmax 1 is no sample"),
+        ({"bags": 0}, "bags=0: Input should be greater than 0"),
         ({"networks": ["gru", "gru"]}, "network gru is named twice"),
+        ({"sessions": -1}, "sessions=-1: Input should be greater than or equal to 0"),
     ],
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> None:
