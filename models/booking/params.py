@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from buzzer.errors import UsageError, unknown_name
+from buzzer.models.booking.features import GUESSES
 from buzzer.models.by_model import ByModel, check_complete, check_names, of
 from buzzer.models.dataset_task import TaskContext, TaskParams
 from buzzer.models.ranges import Rows, Share
@@ -28,7 +29,7 @@ class Params(TaskParams):
     layers: ByModel[PositiveInt]
     heads: ByModel[PositiveInt]
     dropout: ByModel[Share]
-    candidates: Annotated[int, Field(ge=4)]  # a submission has four cities
+    candidates: Annotated[int, Field(ge=GUESSES)]
     folds: ByModel[PositiveInt]
     bags: ByModel[PositiveInt]
     epochs: ByModel[PositiveInt]

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from buzzer.datasets.sigir_ecom.schema import DIMS
 from buzzer.models.dataset_task import TaskContext, TaskParams
 from buzzer.models.ranges import Share
 
@@ -12,7 +13,7 @@ class SessionParams(TaskParams):
     """See configs/tasks/sigir-ecom-task1.yaml and sigir-ecom-task2.yaml."""
 
     rare: NonNegativeInt
-    query_dims: Annotated[int, Field(ge=1, le=50)]  # search vectors have 50 numbers
+    query_dims: Annotated[int, Field(ge=1, le=DIMS)]
     dim: PositiveInt
     dropout: Share
     epochs: PositiveInt

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from buzzer.models.api.context import Data, RunContext
 from buzzer.models.bert import checkpoints, encoder, families, finetune
 from buzzer.models.bert.encoder import Bert, BertConfig, SentenceClassifier
 from buzzer.models.bert.finetune import Tuner
+from buzzer.models.bert.params import PrecisionParams
 from buzzer.models.bert.precision import TASK, VARIANTS
 from buzzer.models.bert.tokenizer import Labelled
 
@@ -100,6 +101,10 @@ def test_one_fit_makes_every_checkpoint(fitted: tuple[Path, Any]) -> None:
 
 def test_training_is_in_bf16_where_that_is_fast_or_asked_for(has_bf16: bool) -> None:
     assert [checkpoints.in_bf16(asked) for asked in ("auto", True, False)] == [has_bf16, True, False]
+
+
+def test_the_methods_of_the_task_are_those_of_calibration() -> None:
+    assert get_args(PrecisionParams.model_fields["method"].annotation) == quant.METHODS
 
 
 def test_sparse_checkpoints_keep_two_of_four(fitted: tuple[Path, Any], folder: Path) -> None:
