@@ -25,7 +25,7 @@ REFERENCE = "torch_eager"
 TREE_PRECISION = "fp32"  # of boosted trees
 ANY = "any"  # precision in the record of a backend that is not installed, if no precision was requested
 INPUTS, LEAST_INPUTS = 16, 4  # different batches: most, and least of large ones
-LARGEST = 1e9  # of any number of a request
+LARGEST = 1_000_000_000  # of any number of a request
 # Least and greatest of the numbers of a request.
 RANGES = {
     "seq": (1, LARGEST),
@@ -136,8 +136,7 @@ def check(request: BenchRequest) -> None:
     for name, (smallest, largest) in RANGES.items():
         number = getattr(request, name)
         if isinstance(number, int | float) and not smallest <= number <= largest:
-            limit = f"at least {smallest:g}" if largest == LARGEST else f"from {smallest:g} to {largest:g}"
-            raise UsageError(f"{name} is {number:g}; it must be {limit}")
+            raise UsageError(f"{name} is {number:g}; it must be from {smallest} to {largest:,}")
     seeds = request.loadgen_seeds
     if len(seeds) != len(loadgen.SEEDS) or not all(0 <= seed < 1 << 64 for seed in seeds):
         raise UsageError(f"loadgen_seeds {list(seeds)}: not three whole numbers", "write them like 1,2,3")

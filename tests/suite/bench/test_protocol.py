@@ -545,7 +545,7 @@ def test_only_the_content_of_inputs_distinguishes_tables(
         ({"inputs": "missing.npz"}, "neither a number nor a file"),
         ({"model": "gbdt", "backends": "xgboost", "inputs": __file__}, "gbdt makes its own inputs"),
         ({"inputs": __file__, "lengths": "real"}, "sets the lengths of rows"),
-        ({"inputs": 1}, "inputs is 1; it must be from 2 to 4096"),
+        ({"inputs": 1}, "inputs is 1; it must be from 2 to 4,096"),
         ({"mlperf": "bert"}, "--mlperf is for a scenario"),
     ],
 )
