@@ -27,6 +27,7 @@ THIRD_WEEK = FIRST_SECOND + 14 * DAY
 MEANS, WEIGHTS = "means.json", "weights.npy"
 Keep = Callable[[Columns], Expr]  # a condition for `Engine.filter`
 Details = Generator[str, None, dict[str, Any]]  # yields phases, returns details for the record
+NetworkInputs = tuple[Mapping[str, Array], Array]  # inputs by name, and labels [rows, targets]
 # Multiplicative hashing (Knuth, The Art of Computer Programming 3, section 6.4).
 MIX, MIXED = 2_654_435_761, 2**32
 # Shares of the phase `features` after which the codes and the lookup tables are made. The rest encodes the sample.
@@ -116,8 +117,22 @@ def code(rows: Rows, codes: Mapping[str, Frame]) -> None:
 
 def sampled(rows: int, of: int) -> Keep | None:
     """A condition that is true for about `rows` of `of` rows, spread evenly and the same on every engine; None for all rows."""
-    share = rows / max(of, 1)
-    return None if share >= 1 else lambda c: c("row") * MIX % MIXED < int(share * MIXED)
+    return own_sample(0, rows, of, of)
+
+
+def own_sample(number: int, rows: int, among: int, of: int) -> Keep | None:
+    """As `sampled`, of the rows of `sampled(among, of)`. Samples with consecutive numbers overlap only if `among` is too small for them."""
+    whole, size = (min(int(n / max(of, 1) * MIXED), MIXED) for n in (among, min(rows, among)))
+    if size == MIXED:
+        return None
+    first = number * size % max(whole, 1)
+    end = first + size
+
+    def keep(c: Columns) -> Expr:
+        place = c("row") * MIX % MIXED
+        return ((place >= first) & (place < min(end, whole))) | (place < end - whole)
+
+    return keep
 
 
 def late(c: Columns) -> Expr:
@@ -222,26 +237,43 @@ def split_trees(e: Engine, context: Context, train: Rows, fitted: Fitted) -> Ite
 def networks(
     e: Engine, context: Context, models: ModelSelection, train: Rows, rows: Frame, fitted: Fitted
 ) -> Details:
-    """Train the networks on a sample of the encoded rows and the first tokens of their texts."""
+    """Train each network on its own sample of the encoded rows, so that their errors differ more."""
     from buzzer.models.recsys2021 import network_training
 
-    params = context.params
-    keep = sampled(min(params.network_rows, params.sample_rows), train.height)
-    sample = e.filter(rows, keep) if keep else rows
-    coded = e.keep(e.lookups(sample, features.user_lookups(fitted.users["code"])))
-    networks_only = ModelSelection((), models.networks, (), models.baseline)
-    texts = train.columns([features.TEXTS], keep)
-    columns = feature_set(params)
-    batch = ensemble.inputs(e, coded, columns, networks_only, params.longest_text(), texts).everything()
-    users = e.height(fitted.users["code"])
+    params, users = context.params, e.height(fitted.users["code"])
     details: dict[str, Any] = {
         "token_vectors": network_training.prepare(context, models.all_networks, users),
         "users_with_vectors": users,
     }
-    for name in progress.over(models.all_networks):
+    all_rows = params.network_rows >= min(params.sample_rows, train.height)
+    inputs: NetworkInputs | None = None
+    for number, name in enumerate(progress.over(models.all_networks)):
         yield "networks"
-        details[name] = yield from network_training.fit(context, name, batch, labels(e, coded))
+        if inputs is None or not all_rows:
+            inputs = None  # frees the memory before the next rows are read
+            keep = own_sample(number, params.network_rows, params.sample_rows, train.height)
+            inputs = network_inputs(e, context, models, train, rows, fitted, keep)
+        details[name] = yield from network_training.fit(context, name, *inputs)
     return details
+
+
+def network_inputs(
+    e: Engine,
+    context: Context,
+    models: ModelSelection,
+    train: Rows,
+    rows: Frame,
+    fitted: Fitted,
+    keep: Keep | None,
+) -> NetworkInputs:
+    """The networks' inputs and labels for the encoded rows for which `keep` is true, with the first tokens of their texts."""
+    sample = e.filter(rows, keep) if keep else rows
+    coded = e.keep(e.lookups(sample, features.user_lookups(fitted.users["code"])))
+    networks_only = ModelSelection((), models.networks, (), models.baseline)
+    texts = train.columns([features.TEXTS], keep)
+    columns = feature_set(context.params)
+    inputs = ensemble.inputs(e, coded, columns, networks_only, context.params.longest_text(), texts)
+    return inputs.everything(), labels(e, coded)
 
 
 def labels(e: Engine, t: Frame) -> Array:

@@ -430,6 +430,29 @@ def test_samples_are_the_same_rows_on_every_engine(e: Engine, data: Data) -> Non
     assert fitting.sampled(2 * n, n) is None
 
 
+def test_each_network_has_rows_of_its_own(e: Engine, data: Data) -> None:
+    t, _ = coded(e, data)
+    n = e.height(t)
+
+    def sample(keep: fitting.Keep | None) -> set[int]:
+        return set(e.to_numpy(e.filter(t, keep) if keep else t, ["row"])["row"].tolist())
+
+    few = n // 4
+    among = sample(fitting.sampled(3 * few, n))
+    own = [sample(fitting.own_sample(number, few, 3 * few, n)) for number in range(4)]
+    assert (
+        own[0] == sample(fitting.sampled(few, n)) == own[3]
+    )  # after all rows of the sample come the first again
+    assert own[0] | own[1] | own[2] == among and sum(map(len, own[:3])) == len(among)
+    wrapped = sample(fitting.own_sample(2, n // 3, 3 * few, n))  # the last rows of the sample, and the first
+    assert wrapped < among and len(wrapped) == pytest.approx(n / 3, abs=0.02 * n)
+    for rows in (own[1], wrapped):  # every fold has its share
+        folds = np.bincount(np.array([*rows]) % 5)
+        assert max(folds) - min(folds) <= 0.02 * n
+    assert sample(fitting.own_sample(1, n, 3 * few, n)) == among
+    assert fitting.own_sample(1, n, n, n) is None
+
+
 def test_rows_in_files_equal_those_of_one_frame(
     e: Engine, data: Data, make_context: MakeContext, tmp_path: Path, lines: list[dict[str, str]]
 ) -> None:
