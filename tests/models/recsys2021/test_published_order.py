@@ -39,8 +39,9 @@ def test_the_table_of_models() -> None:
         f"second stage {second_stage - mean:.2f} over the mean and {second_stage - weighted:.2f} over" in page
     )
     assert rank_correlation >= 0.8
+    assert weighted - best >= 1
     assert second_stage - mean >= 2
     seed_0 = seeds[0]
     assert spearmanr(seed_0[:6], published).statistic >= 0.8
-    assert seed_0[7] - max(seed_0[:6]) >= 1  # 0.99 in the mean of the seeds
+    assert seed_0[7] - max(seed_0[:6]) >= 1
     assert seed_0[8] - seed_0[6] >= 2
