@@ -440,9 +440,8 @@ def test_each_network_has_rows_of_its_own(e: Engine, data: Data) -> None:
     few = n // 4
     among = sample(fitting.sampled(3 * few, n))
     own = [sample(fitting.own_sample(number, few, 3 * few, n)) for number in range(4)]
-    assert (
-        own[0] == sample(fitting.sampled(few, n)) == own[3]
-    )  # after all rows of the sample come the first again
+    # After all rows of the sample come the first again.
+    assert own[0] == sample(fitting.sampled(few, n)) == own[3]
     assert own[0] | own[1] | own[2] == among and sum(map(len, own[:3])) == len(among)
     wrapped = sample(fitting.own_sample(2, n // 3, 3 * few, n))  # the last rows of the sample, and the first
     assert wrapped < among and len(wrapped) == pytest.approx(n / 3, abs=0.02 * n)

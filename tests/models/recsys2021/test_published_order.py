@@ -1,29 +1,25 @@
 """The table of models in docs/recsys2021.md has the figures of its records, and the text below it those of the table."""
 
-import re
-
 import numpy as np
 from scipy.stats import spearmanr
 
-from buzzer.suite.records import record
+from buzzer.suite.records.schema import Record
+from tests.pages import linked_records, table_of
 from tests.recipes import ROOT
 
-PAGE = ROOT / "docs" / "recsys2021.md"
 NAMES = ("trees_kfold", "trees_loo", "gru64", "pooled", "trees_split", "gru128", "first", "weighted")
 
 
-def scores_of(path: str) -> list[float]:
+def scores_of(run: Record) -> list[float]:
     """The RCE of the models, of their two means, and of the second stage, in a record."""
-    scores = record.read(ROOT / path).scores
-    return [scores[f"RCE_{name}"] for name in NAMES] + [scores["RCE"]]
+    return [run.scores[f"RCE_{name}"] for name in NAMES] + [run.scores["RCE"]]
 
 
 def test_the_table_of_models() -> None:
-    page = PAGE.read_text()
-    table = page.partition("| mean RCE |")[2].partition("\n\n")[0]
-    rows = {row[0]: row[1:] for row in (re.split(r" *\| *", line)[1:-1] for line in table.splitlines()[2:])}
-    linked = {head: re.findall(r"\(\.\./(results/[^)]*\.json)\)", head) for head in rows}
-    scores = {head: [scores_of(path) for path in paths] for head, paths in linked.items() if paths}
+    page = (ROOT / "docs" / "recsys2021.md").read_text()
+    rows = table_of("recsys2021.md", "| mean RCE |")
+    linked = {head: linked_records(head) for head in rows}
+    scores = {head: [scores_of(run) for run in runs] for head, runs in linked.items() if runs}
     seeds = [of_row[0] for of_row in scores.values() if len(of_row) == 1]
     assert sorted(map(len, scores.values())) == [1, 1, 1, 3]
     means = np.mean(seeds, axis=0)
