@@ -185,8 +185,5 @@ def summed(steps: Tensor, table: Tensor) -> Tensor:
 
 
 def looped(function: Callable[..., Tensor]) -> Any:
-    """The function in the form that keeps its loop where a graph is made of it, for texts of any length."""
-    if torch.onnx.is_in_onnx_export():
-        return torch.jit.script(function)
-    # Not a decorator: that imports torch's compiler, which takes seconds.
-    return torch.compiler.disable(function) if torch.compiler.is_compiling() else function
+    """The function in the form that keeps its loop in an ONNX graph, for texts of any length."""
+    return torch.jit.script(function) if torch.onnx.is_in_onnx_export() else function

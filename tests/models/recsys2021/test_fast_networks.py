@@ -17,7 +17,6 @@ from buzzer.models.recsys2021.open_network import OpenNetwork
 from buzzer.models.recsys2021.params import ALL_NETWORKS
 
 FORMS = [(name, backend) for name in ALL_NETWORKS for backend in ("torch_eager", "onnxruntime", "openvino")]
-SLOW = pytest.param("gru64", "torch_compile", marks=pytest.mark.slow)  # it compiles for 20 s
 WORDS, USERS, USER_DIM, TOKENS, ROWS = 500, 30, 6, 11, 60
 SET = feature_sets.named("basic")
 
@@ -87,7 +86,7 @@ def rows() -> dict[str, Any]:
     return {"features": x, "tokens": tokens, "users": rng.integers(0, USERS, (ROWS, 2))}
 
 
-@pytest.mark.parametrize(("name", "backend"), [*FORMS, SLOW])
+@pytest.mark.parametrize(("name", "backend"), FORMS)
 def test_the_inference_form_predicts_as_the_network(
     name: str, backend: str, vectors: Any, rows: dict[str, Any], tmp_path: Path
 ) -> None:
