@@ -33,6 +33,7 @@ from buzzer.models.booking.task import TASK, TrainingStays, baseline, place_of
 from buzzer.models.booking.work import work
 from buzzer.models.weights import NOTE
 from buzzer.suite import registry
+from tests.models.pairs import each_once
 
 BACKENDS = ("torch_eager", "onnxruntime")  # those of the task
 Run = Callable[..., Any]
@@ -507,7 +508,7 @@ def reference(
     return run(TASK.predict(make_context("booking", data, fitted, out, "pandas", "torch_eager", **SMALL)))[0]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("e", "backend"), each_once(BACKENDS), indirect=["e"])
 def test_every_engine_and_backend_scores_the_same(
     e: Engine,
     backend: str,

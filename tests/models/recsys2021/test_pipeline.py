@@ -39,6 +39,7 @@ from buzzer.models.recsys2021.params import Context, Params
 from buzzer.models.recsys2021.predicting import pieces_of_test
 from buzzer.models.recsys2021.task import TASK
 from buzzer.suite import registry
+from tests.models.pairs import each_once
 
 Run = Callable[..., Any]
 MakeContext = Callable[..., RunContext]
@@ -732,8 +733,10 @@ def fitted_winners(
 
 
 @pytest.mark.parametrize(
-    ("backend", "piece_rows"),
-    [("torch_eager", 10**6), *((name, 300) for name in registry.task("recsys2021").backends)],
+    ("e", "backend", "piece_rows"),
+    [(*pair, 300) for pair in each_once(registry.task("recsys2021").backends)]
+    + [(*pair, 10**6) for pair in each_once([])],
+    indirect=["e"],
 )
 def test_engines_backends_and_pieces_score_the_same(
     e: Engine,

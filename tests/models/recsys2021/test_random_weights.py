@@ -16,6 +16,7 @@ from buzzer.models.api.context import Data, RunContext
 from buzzer.models.recsys2021 import random_trees, trees, user_vectors
 from buzzer.models.recsys2021.params import NETWORKS, TREES
 from buzzer.models.recsys2021.task import TASK
+from tests.models.pairs import each_once
 
 MakeContext = Callable[..., RunContext]
 Run = Callable[..., Any]
@@ -130,25 +131,38 @@ def test_models_have_full_size_and_differ(fitted: Path) -> None:
         assert len(booster.trees_to_dataframe()) == 4 * 31
 
 
-@pytest.mark.parametrize("backend", ["torch_eager", "onnxruntime", "openvino"])
+def predicted(context: RunContext, run: Run) -> tuple[pd.DataFrame, dict[str, float]]:
+    """The submission and its scores."""
+    result, _ = run(TASK.predict(context))
+    assert result.notes == ("weights: random, scores mean nothing",)
+    return pd.read_csv(context.out / "results.csv", header=None), result.scores
+
+
+@pytest.fixture(scope="module")
+def reference(
+    data: Data, fitted: Path, tmp_path_factory: pytest.TempPathFactory, make_context: MakeContext, run: Run
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    out = tmp_path_factory.mktemp("reference")
+    context = make_context("recsys2021-full", data, fitted, out, "pandas", "torch_eager", **SMALL)
+    submission, scores = predicted(context, run)
+    assert submission[2].std() > 1e-3
+    return submission, scores
+
+
+@pytest.mark.parametrize(("e", "backend"), each_once(["onnxruntime", "openvino"]), indirect=["e"])
 def test_engines_and_backends_predict_the_same(
     e: Any,
     backend: str,
     data: Data,
     fitted: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    reference: tuple[pd.DataFrame, dict[str, float]],
+    tmp_path: Path,
     make_context: MakeContext,
     run: Run,
 ) -> None:
-    found = {}
-    for engine, served in (("pandas", "torch_eager"), (e.name, backend)):
-        out = tmp_path_factory.mktemp("out")
-        context = make_context("recsys2021-full", data, fitted, out, engine, served, **SMALL)
-        result, _ = run(TASK.predict(context))
-        assert result.notes == ("weights: random, scores mean nothing",)
-        found[engine, served] = pd.read_csv(out / "results.csv", header=None), result.scores
-    (want, scores), (got, other) = found["pandas", "torch_eager"], found[e.name, backend]
-    assert want[2].std() > 1e-3
+    context = make_context("recsys2021-full", data, fitted, tmp_path, e.name, backend, **SMALL)
+    got, other = predicted(context, run)
+    want, scores = reference
     assert np.isclose(got[[2, 3, 4, 5]], want[[2, 3, 4, 5]], rtol=1e-4, atol=1e-6).mean() > 0.99
     assert other == pytest.approx(scores, abs=0.05)
 

@@ -35,6 +35,7 @@ from buzzer.models.sigir_ecom.purchase.dlrm import Dlrm
 from buzzer.models.sigir_ecom.sessions import events, products, shared
 from buzzer.models.sigir_ecom.sessions.events import DETAIL, PAGE, PURCHASE, SEARCH, EventArrays, Vocabulary
 from buzzer.suite import registry
+from tests.models.pairs import each_once
 
 Run = Callable[..., Any]
 MakeContext = Callable[..., RunContext]
@@ -591,7 +592,11 @@ def fitted(
     return task, name, small, work, reference
 
 
-@pytest.mark.parametrize("backend", [*BACKENDS, "nvforest", "forest", "onnxruntime+forest"])
+@pytest.mark.parametrize(
+    ("e", "backend"),
+    each_once([*BACKENDS, "nvforest", "forest", "onnxruntime+forest"]),
+    indirect=["e"],
+)
 def test_every_engine_and_backend_scores_the_same(
     e: Engine,
     backend: str,
