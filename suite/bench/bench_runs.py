@@ -21,7 +21,10 @@ GIVE_UP = frozenset({"unsupported"})  # outcomes after which a variant is not ru
 
 
 class BenchWorkload:
-    """Carries out the runs of one model at one size. `work` is a temporary folder, `out` the folder of the records."""
+    """Carries out the runs of one model at one size. `work` is a temporary folder, `out` the folder of the records.
+
+    The roofline is measured once for all sizes that have the same device and budget: it is kept beside `work`.
+    """
 
     fit_name = "reference"
     keeps_fit = False
@@ -36,12 +39,16 @@ class BenchWorkload:
     def fit(self, run: Run, watch: PhaseCallback) -> Record:
         """Compute the reference outputs. Raises UsageError or UnsupportedError if the model or its sizes cannot be run."""
         self.work.mkdir()
+        roof = self.work.parent / f"roof-{run.device}-{run.budget.name}.json"
+        if roof.exists():
+            shutil.copy(roof, self.work / settings.ROOF)
         reference = runner.bench(run, self.data, caches.folder(), self.work, self.work, watch)
         if reference.outcome == "unsupported":
             raise UnsupportedError(reference.message, reference.hint)
         if reference.outcome == "error" and reference.details.get("user_error"):
             raise UsageError(reference.message, reference.hint)
         if reference.outcome == "ok":
+            shutil.copy(self.work / settings.ROOF, roof)
             facts = reference.details
             self.model_hash = facts["model_hash"]
             origin = facts["fingerprint"], facts["source"]

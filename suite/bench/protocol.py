@@ -1,7 +1,7 @@
 """The bench protocol, as it runs in the worker: one model on one backend, with rotating inputs. The outputs of every run are checked.
 
 `fit` runs once for all backends: it computes the reference outputs, unless they are in the cache, and measures the machine's memory
-bandwidth and peak FLOPs. `bench` times one backend in one precision.
+bandwidth and peak FLOPs, unless the command has done so for an earlier size. `bench` times one backend in one precision.
 """
 
 import json
@@ -21,12 +21,11 @@ from buzzer.models.api.context import BenchResult, Result, RunContext, Steps
 from buzzer.suite.bench import answers, answers_cache, loadgen
 from buzzer.suite.bench.answers_cache import Answers
 from buzzer.suite.bench.checks import Check
-from buzzer.suite.bench.settings import Settings
+from buzzer.suite.bench.settings import ROOF, Settings
 from buzzer.suite.bench.timing import Timer, first_of_each_shape, flusher, gpu_state, no_flush, warm_up
 
 COMPILED = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")  # folders of torch.compile's caches
 QUANTISED = ("int8", "fp8")  # precisions in which the backend gets a quantised module
-ROOF = "roof.json"
 
 
 class Bench:
@@ -35,7 +34,7 @@ class Bench:
     def fit(self, context: RunContext) -> Steps:
         """Compute the reference outputs of every input, and measure the roofline of this machine.
 
-        Writes `roof.json` to `context.work`. Details: `notes`, `source` and `fingerprint` of the inputs, and `model_hash`.
+        Writes `roof.json` to `context.work`, unless it is there. Details: `notes`, `source` and `fingerprint` of the inputs, and `model_hash`.
         """
         yield "load"
         import torch
@@ -49,9 +48,10 @@ class Bench:
             expected = answers.compute(model, context.device)
             answers_cache.write_answers(expected, settings.cached)
             del model
-        yield "roof"
-        roof = roofline.measure(context.threads, context.device)
-        (context.work / ROOF).write_text(json.dumps(asdict(roof)))
+        if not (context.work / ROOF).exists():
+            yield "roof"
+            roof = roofline.measure(context.threads, context.device)
+            (context.work / ROOF).write_text(json.dumps(asdict(roof)))
         origin = {"fingerprint": expected.fingerprint, "model_hash": expected.model_hash}
         facts = {"notes": expected.notes, "source": expected.source, **origin}
         return Result({}, 0, facts)

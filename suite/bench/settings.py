@@ -12,6 +12,7 @@ from buzzer.suite.bench.loadgen import Scenario
 from buzzer.suite.bench.timing import Sampling
 from buzzer.suite.run.worker import load_entry
 
+ROOF = "roof.json"  # the measured roofline, in the folder of the reference outputs
 
 @dataclass(frozen=True)
 class Settings:
