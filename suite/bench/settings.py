@@ -14,6 +14,7 @@ from buzzer.suite.run.worker import load_entry
 
 ROOF = "roof.json"  # the measured roofline, in the folder of the reference outputs
 
+
 @dataclass(frozen=True)
 class Settings:
     """What one bench run times, how, and where the reference outputs are cached."""
