@@ -943,7 +943,7 @@ def test_models_beat_the_constant_on_the_fourth_week(
     tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:
     """RCE of the constant is at most 0 by definition; likes and retweets are frequent enough for a verdict at this size."""
-    data = TASK.prepare(None, tmp_path / "cache", 0.0002, 0, silent)
+    data = TASK.prepare(None, tmp_path / "cache", 0.0001, 0, silent)
     done = make_context(
         "recsys2021", data, tmp_path, tmp_path, "polars", "torch_eager", rounds_1=30, rounds_2=10
     )
