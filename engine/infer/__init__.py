@@ -17,6 +17,7 @@ from buzzer.engine.infer import native
 from buzzer.engine.infer.cost import WEIGHT_BYTES
 from buzzer.engine.infer.session import Array, Description, Plan, Session, check_batch
 from buzzer.engine.infer.several import Several, own_inputs
+from buzzer.engine.infer.stored import Stored, open_axes, store
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
 from buzzer.plugins import Plugin
 
@@ -42,6 +43,7 @@ __all__ = [
     "Kind",
     "Plan",
     "Session",
+    "Stored",
     "all_backends",
     "check",
     "check_batch",
@@ -55,6 +57,7 @@ __all__ = [
     "runs",
     "simulates",
     "split_backend",
+    "store",
 ]
 
 
@@ -299,7 +302,7 @@ def prepare(
     """A session of `model` on `backend`.
 
     model: a torch.nn.Module whose forward takes the inputs of `example` by position and returns a tensor or a
-        tuple of tensors, one for each name in `outputs`; or the path of a model file (ONNX, or XGBoost trees); or a list of models
+        tuple of tensors, one for each name in `outputs`; or a `Stored` one; or the path of a model file (ONNX, or XGBoost trees); or a list of models
         of boosted trees that read the same `features` and have one output each. `base_margin` is then [rows, models].
     example: a batch, input name -> array. It defines the names, dtypes and sizes of inputs. It needs at least two rows if
         axis 0 may change.
@@ -318,14 +321,17 @@ def prepare(
         raise UnsupportedError(
             f"backend {backend} does not run on {device}", f"it runs on {', '.join(devices)}"
         )
+    own_graph = isinstance(model, Stored) and precision == "fp32" and runs(backend, ONNX)
+    if isinstance(model, Stored):
+        model = model.graph if own_graph else model.load()
     source = [as_source(each) for each in model] if isinstance(model, list) else as_source(model)
-    offered = precisions(module, source)
+    offered = module.PRECISIONS if own_graph else precisions(module, source)
     if precision not in offered:
         raise unknown_name(f"precision of {backend}", precision, offered)
-    axes = {name: dict((dynamic or {}).get(name, {0: "batch"})) for name in example}
+    axes = open_axes(example, dynamic)
     if not isinstance(source, Path):
         check_quantised(source, precision)
-    elif source.suffix == ".onnx":
+    elif source.suffix == ".onnx" and not own_graph:
         check_file(source, precision)
     return module.prepare(Plan(source, dict(example), tuple(outputs), axes, precision, device, threads))
 

@@ -13,6 +13,7 @@ Details of `predict`: `sessions`, model -> description of its session; `weights`
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,8 @@ class Shoppers(DatasetTask[Params]):
         rates = saved_tables(e, context.work, "rates", ENCODED)
         prior = saved_prior(context.work)
         sizes = sizes_of(e, tables)
-        sessions = ensemble.open_sessions(context, network_of(context, sizes), len(NUMBERS), len(CODED))
+        untrained = partial(network_of, context, sizes)
+        sessions = ensemble.open_sessions(context, untrained, len(NUMBERS), len(CODED))
         yield "features"
         t = e.keep(encode(e, base(e, t, tables), rates, prior))
         yield "transfer"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from buzzer.engine.infer.base import Base
-from buzzer.engine.infer.onnx.export import export
 from buzzer.engine.infer.onnx.lower import lower
 from buzzer.engine.infer.onnx.trees import BOOSTERS, convert
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, as_feed, check_batch
@@ -71,6 +70,9 @@ def graph_of(plan: Plan) -> Any:
                 "ONNX Runtime takes torch modules, ONNX files and files of boosted trees",
                 "save the trees first: booster.save_model('trees.ubj')",
             )
+        # Not at the top: it imports torch, which graphs in files do not need.
+        from buzzer.engine.infer.onnx.export import export
+
         return export(plan)
     return convert(plan) if is_trees(plan.model) else plan.model
 

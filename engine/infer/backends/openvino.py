@@ -11,7 +11,6 @@ import numpy as np
 from buzzer.engine import device
 from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.onnx import graphs
-from buzzer.engine.infer.onnx.export import export
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
 from buzzer.errors import UnsupportedError, first_line
 
@@ -94,6 +93,8 @@ def compiled(plan: Plan, settings: Mapping[str, object]) -> Any:
     Raises DataError for a file that is missing or is not an ONNX graph, UnsupportedError for one that OpenVINO cannot compile.
     """
     if not isinstance(plan.model, Path):
+        from buzzer.engine.infer.onnx.export import export
+
         return core().compile_model(core().read_model(export(plan)), "CPU", settings)
     graphs.read(plan.model)
     try:

@@ -1,16 +1,18 @@
 """The two models of a purchase task, boosted trees and an embedding network: trained, opened as sessions, and blended.
 
-`fit` writes to the work folder xgboost.ubj (the trees), dlrm.pt (the network's weights) and weights.json (the weight of each model).
+`fit` writes to the work folder xgboost.ubj (the trees), dlrm.pt (the network's weights), dlrm.onnx (its graph) and weights.json (the weight
+of each model).
 """
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from buzzer.engine import infer
 from buzzer.engine.frames.base import Array, on_host
 from buzzer.engine.infer import Session
 from buzzer.models.api import progress
@@ -18,7 +20,8 @@ from buzzer.models.sigir_ecom.purchase import blending
 from buzzer.models.sigir_ecom.purchase.blending import Rows
 from buzzer.models.sigir_ecom.purchase.params import Context
 
-TREES, NETWORK, BLEND = "xgboost.ubj", "dlrm.pt", "weights.json"
+TREES, NETWORK, GRAPH, BLEND = "xgboost.ubj", "dlrm.pt", "dlrm.onnx", "weights.json"
+OUTPUTS = ("probability",)
 ENSEMBLE = "ensemble"
 OF_TREES = 0.1  # share of the phase `fit` that trains the trees
 
@@ -61,6 +64,9 @@ def fit(
     weights = blending.weigh(probabilities, rows.y[rows.held], score_weights)
     yield "write"
     torch.save(network.cpu().state_dict(), context.work / NETWORK)
+    infer.store(
+        network, context.work / GRAPH, example_of(rows.numbers.shape[1], rows.codes.shape[1]), OUTPUTS
+    )
     (context.work / BLEND).write_text(json.dumps(weights))
     return Fitted(blended(probabilities, weights), weights, history)
 
@@ -129,23 +135,34 @@ def held_out_probabilities(network: Any, rows: Rows) -> Array:
         return np.asarray(network.eval()(*inputs).cpu().numpy())
 
 
-def open_sessions(context: Context, network: Any, numbers: int, codes: int) -> dict[str, Session]:
-    """Sessions of the saved trees and of `network` with its saved weights, on the run's backend (see `infer.split_backend`).
-
-    numbers, codes: columns of the models' inputs.
-    """
-    import torch
-
-    from buzzer.engine import infer
-
-    network.load_state_dict(torch.load(context.work / NETWORK, weights_only=True))
-    example: dict[str, Array] = {
+def example_of(numbers: int, codes: int) -> dict[str, Array]:
+    """Two rows of the network's inputs with these numbers of columns."""
+    return {
         "numbers": np.zeros((2, numbers), dtype=np.float32),
         "codes": np.zeros((2, codes), dtype=np.int64),
     }
+
+
+def trained(folder: Path, network: Any) -> Any:
+    """The network with the weights that `fit` saved."""
+    import torch
+
+    network.load_state_dict(torch.load(folder / NETWORK, weights_only=True))
+    return network
+
+
+def open_sessions(
+    context: Context, untrained: Callable[[], Any], numbers: int, codes: int
+) -> dict[str, Session]:
+    """Sessions of the saved trees and of the saved network, on the run's backend (see `infer.split_backend`).
+
+    untrained: makes the network without its weights.  numbers, codes: columns of the models' inputs.
+    """
+    example = example_of(numbers, codes)
+    network = infer.Stored(context.work / GRAPH, lambda: trained(context.work, untrained()))
     on_networks, on_trees = infer.split_backend(context.backend)
     common: dict[str, Any] = {
-        "outputs": ("probability",),
+        "outputs": OUTPUTS,
         "device": context.device,
         "threads": context.threads,
     }

@@ -17,6 +17,7 @@ Details of `predict`: `sessions`, by model the description of its session; `posi
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,8 @@ class Intention(shared.ShopTask[Params]):
         rates, prior = saved_rates(e, context.work)
         weights, common = ensemble.saved_weights(context.work), np.load(context.work / COMMON)
         columns = purchase_features.names(len(vocabulary.axes.T))
-        network = network_of(context, len(columns), vocabulary)
-        sessions = ensemble.open_sessions(context, network, len(columns), len(purchase_features.CODES))
+        untrained = partial(network_of, context, len(columns), vocabulary)
+        sessions = ensemble.open_sessions(context, untrained, len(columns), len(purchase_features.CODES))
         outputs: dict[str, list[Array]] = {name: [] for name in sessions}
         batch: dict[str, Any] = {}
         for piece in json_file.pieces(test, params.piece_sessions):
