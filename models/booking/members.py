@@ -2,32 +2,32 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from buzzer.engine import infer
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
 from buzzer.engine.infer import Session
 from buzzer.models.booking import features
 from buzzer.models.booking.features import CODED, FIRST_CITY
 from buzzer.models.booking.params import Bag, Context, Member, Params
+from buzzer.models.booking.sizes import Sizes
 from buzzer.models.weights import RANDOM
 
-if TYPE_CHECKING:
-    from buzzer.models.booking.networks import Sizes
-
 SIZES = "sizes.json"
+OUTPUTS = ("probability", "city")
 
 
-def sizes_of(e: Engine, tables: Mapping[str, Frame], cities: int, params: Params, network: str) -> "Sizes":
+def sizes_of(e: Engine, tables: Mapping[str, Frame], cities: int, params: Params, network: str) -> Sizes:
     """The sizes of a network. A table has a row for every code that can occur.
 
     cities: number of cities that have a code of their own. A trained network has no more classes; one with random weights has the number
     of classes that the parameters name.
     """
-    from buzzer.models.booking.networks import Sizes
 
     def codes(name: str) -> int:
         return int(e.height(tables[name])) + FIRST_CITY
@@ -49,20 +49,18 @@ def sizes_of(e: Engine, tables: Mapping[str, Frame], cities: int, params: Params
     )
 
 
-def save_sizes(sizes: Mapping[str, "Sizes"], folder: Path) -> None:
+def save_sizes(sizes: Mapping[str, Sizes], folder: Path) -> None:
     """Write the sizes of each network."""
     (folder / SIZES).write_text(json.dumps({name: its.as_dict() for name, its in sizes.items()}))
 
 
-def read_sizes(folder: Path) -> dict[str, "Sizes"]:
+def read_sizes(folder: Path) -> dict[str, Sizes]:
     """The sizes of each network that `fit` saved."""
-    from buzzer.models.booking.networks import Sizes
-
     saved = json.loads((folder / SIZES).read_text())
     return {name: Sizes(**its | {"context": tuple(its["context"])}) for name, its in saved.items()}
 
 
-def initial(member: Member, sizes: "Sizes", seed: int) -> Any:
+def initial(member: Member, sizes: Sizes, seed: int) -> Any:
     """A network with the random weights with which its training starts."""
     import torch
 
@@ -72,7 +70,7 @@ def initial(member: Member, sizes: "Sizes", seed: int) -> Any:
     return NETWORKS[member.network](sizes)
 
 
-def fitted(member: Member, sizes: "Sizes", folder: Path) -> Any:
+def fitted(member: Member, sizes: Sizes, folder: Path) -> Any:
     """A network with the weights that `fit` saved, in evaluation mode."""
     import torch
 
@@ -83,27 +81,44 @@ def fitted(member: Member, sizes: "Sizes", folder: Path) -> Any:
     return network.eval()
 
 
-def open_bag(bag: Bag, sizes: "Sizes", context: Context) -> Session:
-    """A session of a bag on the run's backend. It returns only the most probable cities."""
-    from buzzer.engine import infer
+def network_of(bag: Bag, sizes: Sizes, context: Context) -> Any:
+    """A bag as one network. It returns only the most probable cities."""
     from buzzer.models.booking.bags import BagNetwork
 
     if context.params.weights == RANDOM:
         networks = [initial(member, sizes, context.seed).eval() for member in bag.members]
     else:
         networks = [fitted(member, sizes, context.work) for member in bag.members]
+    return BagNetwork(networks, min(sizes.candidates, sizes.classes))
+
+
+def graph(bag: Bag, folder: Path) -> Path:
+    """The file of a trained bag's graph."""
+    return folder / f"{bag.name}.onnx"
+
+
+def store_bag(bag: Bag, sizes: Sizes, context: Context) -> None:
+    """Save the graph of a bag of trained networks."""
+    infer.store(network_of(bag, sizes, context), graph(bag, context.work), example(sizes), OUTPUTS)
+
+
+def open_bag(bag: Bag, sizes: Sizes, context: Context) -> Session:
+    """A session of a bag on the run's backend."""
+    load = partial(network_of, bag, sizes, context)
+    # Random weights have no file: they are those of the seed.
+    random = context.params.weights == RANDOM
     return infer.prepare(
-        BagNetwork(networks, min(sizes.candidates, sizes.classes)),
+        load() if random else infer.Stored(graph(bag, context.work), load),
         backend=context.backend,
         example=example(sizes),
-        outputs=("probability", "city"),
+        outputs=OUTPUTS,
         precision=context.precision,
         device=context.device,
         threads=context.threads,
     )
 
 
-def example(sizes: "Sizes") -> dict[str, Array]:
+def example(sizes: Sizes) -> dict[str, Array]:
     """Two rows of the networks' inputs."""
     return {
         "cities": np.ones((2, sizes.lags + 1), dtype=np.int64),

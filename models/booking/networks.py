@@ -10,8 +10,7 @@ Each network has `forward(cities, countries, context, numbers)`, which returns p
 `loss(target, *inputs)` with target int64 [rows]. The inputs are the fields of `features.Inputs`.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,34 +18,10 @@ from torch.nn import functional as F
 
 from buzzer.models.attention import Attention
 from buzzer.models.booking.features import FIRST_CITY, NUMBERS
+from buzzer.models.booking.sizes import Sizes
 
 RARE_RETURN = -3.0  # log odds of a return with which training starts
 NEVER = -1e9  # logarithm of a probability of 0
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes of a network's layers and tables."""
-
-    cities: int  # rows of the city table: FIRST_CITY special codes, then the classes
-    countries: int
-    context: tuple[int, ...]  # number of codes of each context column
-    lags: int
-    dim: int
-    hidden: int
-    layers: int
-    heads: int
-    dropout: float
-    candidates: int  # cities that the GRU's second stage scores again
-
-    @property
-    def classes(self) -> int:
-        """Cities that can be guessed."""
-        return self.cities - FIRST_CITY
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields by name, for JSON."""
-        return asdict(self)
 
 
 class Trip(nn.Module):

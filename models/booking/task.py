@@ -4,10 +4,11 @@
 - city_id.parquet, hotel_country.parquet, booker_country.parquet, device_class.parquet, affiliate_id.parquet: the codes of values;
 - transitions.parquet: the baseline, the cities that most often follow each city;
 - classes.npy: int64 [classes], the official city id of each class;
-- sizes.json: for each network the fields of `networks.Sizes`;
+- sizes.json: for each network the fields of `sizes.Sizes`;
 - epochs.json: the number of epochs that each model was trained for;
 - work.json: the work of the models for one trip (`api.context.Work`);
 - <model>.pt: the weights of each model, unless the parameter `weights` is random. Models of a network: `params.Member`.
+- <bag>.onnx: the graph of each bag of trained models;
 While `fit` runs there are also <model>.checkpoint and <model>.json, from which an interrupted fit resumes.
 
 Details of `fit`: `weights`, the parameter; `models`, the number of models of each network; `classes`, number of cities that have a code;
@@ -23,7 +24,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -41,15 +42,13 @@ from buzzer.models.api.context import Result, Steps
 from buzzer.models.booking import features
 from buzzer.models.booking.ensemble import accuracy, blend
 from buzzer.models.booking.features import FIRST_CITY, GUESSES, Inputs
-from buzzer.models.booking.members import initial, open_bag, read_sizes, save_sizes, sizes_of
+from buzzer.models.booking.members import initial, open_bag, read_sizes, save_sizes, sizes_of, store_bag
 from buzzer.models.booking.params import Bag, Context, Member, Params, bags_of
+from buzzer.models.booking.sizes import Sizes
 from buzzer.models.booking.work import work
 from buzzer.models.dataset_task import DatasetTask, DataSource
 from buzzer.models.weights import RANDOM, weights_notes
 from buzzer.models.work import load_work, save_work
-
-if TYPE_CHECKING:
-    from buzzer.models.booking.networks import Sizes
 
 SCORE = "accuracy@4"
 EPOCHS = "epochs.json"
@@ -125,6 +124,8 @@ class Booking(DatasetTask[Params]):
         e.write_parquet(transitions, context.work / "transitions.parquet")
         np.save(context.work / "classes.npy", classes)
         save_sizes(sizes, context.work)
+        for bag in bags if params.weights != RANDOM else ():
+            store_bag(bag, sizes[bag.network], context)
         epochs = {name: len(of_model) for name, of_model in history.items()}
         (context.work / EPOCHS).write_text(json.dumps(epochs))
         for name in history:
@@ -201,7 +202,7 @@ def progress_file(context: Context, model: str) -> Path:
 
 
 def fit_member(
-    context: Context, member: Member, sizes: "Sizes", learn: Inputs, valid: Inputs
+    context: Context, member: Member, sizes: Sizes, learn: Inputs, valid: Inputs
 ) -> Generator[str, None, dict[str, Any]]:
     """Train one model and save its weights; yields the phase after each epoch and returns its progress. A model that an earlier,
     interrupted fit has finished is not trained again.

@@ -1,18 +1,15 @@
 """The work that the task's models define for one trip."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from buzzer.engine.infer.cost import row_flops
 from buzzer.models.api.context import Work
 from buzzer.models.booking.members import example
 from buzzer.models.booking.params import Bag
-
-if TYPE_CHECKING:
-    from buzzer.models.booking.networks import Sizes
+from buzzer.models.booking.sizes import Sizes
 
 
-def work(bags: Sequence[Bag], sizes: Mapping[str, "Sizes"], table_rows: int) -> Work:
+def work(bags: Sequence[Bag], sizes: Mapping[str, Sizes], table_rows: int) -> Work:
     """The work of all models of a run. There are no trees. table_rows: rows of the tables of codes and of the baseline."""
     flops = {name: of_network(name, its) for name, its in sizes.items()}
     return Work(
@@ -20,7 +17,7 @@ def work(bags: Sequence[Bag], sizes: Mapping[str, "Sizes"], table_rows: int) -> 
     )
 
 
-def of_network(name: str, sizes: "Sizes") -> int:
+def of_network(name: str, sizes: Sizes) -> int:
     """The FLOPs of a network for one trip."""
     import torch
 

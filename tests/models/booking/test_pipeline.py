@@ -27,8 +27,9 @@ from buzzer.models.booking import features
 from buzzer.models.booking.bags import BagNetwork
 from buzzer.models.booking.ensemble import PIECE, accuracy, best_four, blend
 from buzzer.models.booking.features import FIRST_CITY, Inputs
-from buzzer.models.booking.networks import NETWORKS, Sizes
+from buzzer.models.booking.networks import NETWORKS
 from buzzer.models.booking.params import WEIGHTS, Bag, Member, Params, bags_of
+from buzzer.models.booking.sizes import Sizes
 from buzzer.models.booking.task import TASK, TrainingStays, baseline, place_of
 from buzzer.models.booking.work import work
 from buzzer.models.weights import NOTE
