@@ -2,6 +2,7 @@
 
 `fit` writes to the work folder:
 - head.pt: `weight` [classes, dim] and `bias` [classes] of the linear head;
+- model.onnx: the graph of the encoder with the head;
 - classes.json: the names of the classes.
 
 Details of `fit`: `l2`, the penalty that was best on the validation split.
@@ -14,6 +15,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +32,7 @@ from buzzer.models.bert.params import IntentContext, IntentParams
 from buzzer.models.dataset_task import DatasetTask, DataSource, TaskContext
 
 STAND_IN = "a generated stand-in for CLINC150: set BUZZER_DATA or use --data for the real sentences"
+GRAPH = "model.onnx"
 P = TypeVar("P", bound=IntentParams)
 Splits = dict[str, list[tuple[str, str]]]  # split -> sentences and their labels
 
@@ -38,7 +41,7 @@ Splits = dict[str, list[tuple[str, str]]]  # split -> sentences and their labels
 class Ready:
     """A fitted model, ready for a session."""
 
-    model: Any  # torch module
+    model: Any  # torch module, or a stored one
     precision: str  # precision of the session
     notes: tuple[str, ...] = ()  # important remarks for readers of the record
     details: dict[str, Any] = field(default_factory=dict)  # additional details of `predict`
@@ -70,14 +73,11 @@ class IntentTask(DatasetTask[P]):
         splits = dataset.read(context.data)
         classes = json.loads((context.work / "classes.json").read_text())
         tokens = tokenizer.load(folder, params.longest)
-        example = tokenizer.pad([[101, 102], [101, 102]])
         ready = self.ready(context, folder, len(classes))
         session = infer.prepare(
             ready.model,
             backend=context.backend,
-            example=example,
-            outputs=("logits",),
-            dynamic={name: {0: "batch", 1: "sequence"} for name in example},
+            **interface(),
             precision=ready.precision,
             device=context.device,
             threads=context.threads,
@@ -120,6 +120,7 @@ class BertIntent(IntentTask[IntentParams]):
         """Embed the training split and fit the head; the encoder is not trained."""
         import torch
 
+        from buzzer.engine import infer
         from buzzer.models.bert import encoder, head, tokenizer
 
         params = context.params
@@ -138,12 +139,26 @@ class BertIntent(IntentTask[IntentParams]):
         best = head.fit(train, valid, len(classes), params.l2, context.seed)
         yield "write"
         torch.save({"weight": best.weight, "bias": best.bias}, context.work / "head.pt")
+        whole = fitted(folder, context.work, len(classes))
+        infer.store(whole, context.work / GRAPH, **interface())
         (context.work / "classes.json").write_text(json.dumps(classes))
         return Result({"valid_accuracy": best.accuracy}, len(train[1]), {"l2": best.l2})
 
     def ready(self, context: IntentContext, folder: Path, classes: int) -> Ready:
         """The encoder with the fitted head."""
-        return Ready(fitted(folder, context.work, classes), context.precision)
+        from buzzer.engine import infer
+
+        load = partial(fitted, folder, context.work, classes)
+        return Ready(infer.Stored(context.work / GRAPH, load), context.precision)
+
+
+def interface() -> dict[str, Any]:
+    """The inputs and outputs of the model, as `infer.prepare` takes them: two sentences of two tokens, of which any number may come."""
+    from buzzer.models.bert import tokenizer
+
+    example = tokenizer.pad([[101, 102], [101, 102]])
+    dynamic = {name: {0: "batch", 1: "sequence"} for name in example}
+    return {"example": example, "outputs": ("logits",), "dynamic": dynamic}
 
 
 def classes_of(splits: Splits) -> list[str]:
