@@ -13,8 +13,8 @@ from buzzer.models.api.context import Work
 from buzzer.models.work import tree_nodes
 
 if TYPE_CHECKING:
-    from buzzer.models.sigir_ecom.next_item.networks import Sizes
     from buzzer.models.sigir_ecom.next_item.params import NetworkSettings
+    from buzzer.models.sigir_ecom.next_item.sizes import Sizes
 
 
 def of_networks(sizes: Mapping[str, "Sizes"], networks: Iterable["NetworkSettings"], table_rows: int) -> Work:

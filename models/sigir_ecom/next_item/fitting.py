@@ -13,6 +13,7 @@ from buzzer.models.blend import best_of, weigh
 from buzzer.models.sigir_ecom.next_item import training
 from buzzer.models.sigir_ecom.next_item.opened import BASELINE, ENSEMBLE, GUESSES, new_network
 from buzzer.models.sigir_ecom.next_item.params import Context, NetworkSettings
+from buzzer.models.sigir_ecom.next_item.sizes import Sizes
 from buzzer.models.sigir_ecom.next_item.training import Trainer, TrainingSessions, Tuner, mrr
 from buzzer.models.sigir_ecom.sessions.events import EventArrays
 from buzzer.models.sigir_ecom.sessions.products import Products
@@ -37,7 +38,7 @@ class Job:
 
     context: Context
     networks: list[NetworkSettings]
-    sizes: dict[str, Any]  # `Sizes` by network
+    sizes: dict[str, Sizes]  # by network
     catalogue: Products
     arrays: EventArrays  # the training sessions
     prefixes: Prefixes  # reads the test sessions up to their cuts

@@ -10,7 +10,7 @@ The head scores the products, or products and pages (`Sizes.scored`), as the win
 the event to predict, which is a product view after the window. `TopK` leaves the pages out.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +24,7 @@ from buzzer.errors import UnsupportedError
 from buzzer.models.attention import Attention
 from buzzer.models.sigir_ecom.next_item import sampled_softmax
 from buzzer.models.sigir_ecom.next_item.sampled_softmax import Sample
+from buzzer.models.sigir_ecom.next_item.sizes import Sizes
 from buzzer.models.sigir_ecom.sessions.events import DETAIL, KINDS, PAGE
 
 BLOCK = 16_384  # products that are scored at a time
@@ -32,30 +33,6 @@ PAGES_BEFORE, PRODUCTS_BEFORE = (
     (1.0, 0.3),
     (0.5, 0.25, 0.12, 0.06),
 )  # weights of the counts' sources, latest first
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes of a network's layers and tables."""
-
-    products: int  # codes of products, 0 and 1 among them
-    codes: int  # codes of products and pages
-    length: int
-    numbers: int
-    categories: int
-    vectors: int
-    dim: int
-    layers: int
-    heads: int
-    dropout: float
-    smoothing: float
-    item_dim: int  # of the table of products and pages
-    scored: int  # codes that the head scores: `products` or `codes`
-    mask: float  # share of a session's products that masked training hides in addition to the next one
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields by name, for JSON."""
-        return asdict(self)
 
 
 class Items(nn.Module):

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from buzzer.models.sigir_ecom.next_item.params import (
     Params,
     networks_of,
 )
+from buzzer.models.sigir_ecom.next_item.sizes import Sizes
 from buzzer.models.sigir_ecom.sessions.events import EventArrays, Vocabulary, batches
 from buzzer.models.sigir_ecom.sessions.products import Products
 from buzzer.models.weights import RANDOM
@@ -32,6 +34,7 @@ GUESSES = 20
 BASELINE = "counts"
 ENSEMBLE = "ensemble"
 BLEND, SIZES = "weights.json", "sizes.json"
+OUTPUTS = ("value", "product")
 Guesses = dict[str, Array]  # by model and of the ensemble: product codes, int32 [rows, GUESSES]
 Lists = dict[str, tuple[Array, Array]]  # by model: values float32 and product codes int32, [rows, n] each
 
@@ -42,7 +45,7 @@ class Models:
     def __init__(self, e: Engine, context: Context, vocabulary: Vocabulary, catalogue: Products) -> None:
         """Open all sessions, unless they are opened in turn."""
         self.params = context.params
-        self.sizes: dict[str, Any] = sizes_by_network(context)
+        self.sizes = sizes_by_network(context)
         self.openers: dict[str, Callable[[], Session]] = {
             BASELINE: partial(open_counts, e, context, vocabulary)
         }
@@ -113,10 +116,8 @@ def blended(lists: Lists, weights: Mapping[str, float]) -> Guesses:
     return guesses | {ENSEMBLE: ensemble.astype(np.int32)}
 
 
-def sizes_by_network(context: Context) -> dict[str, Any]:
+def sizes_by_network(context: Context) -> dict[str, Sizes]:
     """The `Sizes` of each network that `fit` saved."""
-    from buzzer.models.sigir_ecom.next_item.networks import Sizes
-
     saved = json.loads((context.work / SIZES).read_text())
     return {name: Sizes(**fields) for name, fields in saved.items()}
 
@@ -141,11 +142,16 @@ def counts_of(e: Engine, tables: Mapping[str, Frame], vocabulary: Vocabulary, pa
     return Counts(pairs[0], pairs[1], vocabulary.products, GUESSES)
 
 
+def saved_counts(e: Engine, context: Context, vocabulary: Vocabulary) -> Any:
+    """The `networks.Counts` of the tables that `fit` saved."""
+    tables = {name: e.read_parquet(context.work / f"counts-{name}.parquet") for name in counts.TABLES}
+    return counts_of(e, tables, vocabulary, context.params)
+
+
 def open_counts(e: Engine, context: Context, vocabulary: Vocabulary) -> Session:
     """A session of the saved counts, on the backend of `for_counts`."""
-    tables = {name: e.read_parquet(context.work / f"counts-{name}.parquet") for name in counts.TABLES}
-    module = counts_of(e, tables, vocabulary, context.params)
-    return session_of(module, for_counts(context), vocabulary.axes.shape[1])
+    model = infer.Stored(graph(BASELINE, context), partial(saved_counts, e, context, vocabulary))
+    return session_of(model, for_counts(context), vocabulary.axes.shape[1])
 
 
 def for_counts(context: Context) -> Context:
@@ -166,9 +172,8 @@ def new_network(settings: NetworkSettings, sizes: Any, catalogue: Products, seed
     return NETWORKS[settings.network](sizes, *content_of(catalogue))
 
 
-def open_network(settings: NetworkSettings, context: Context, sizes: Any, catalogue: Products) -> Session:
-    """A session of the fitted network on the run's backend, with random weights if the run has them. It returns only the most probable
-    products."""
+def fitted_network(settings: NetworkSettings, context: Context, sizes: Sizes, catalogue: Products) -> Any:
+    """The fitted network, with random weights if the run has them. It returns only the most probable products."""
     import torch
 
     from buzzer.models.sigir_ecom.next_item.networks import TopK
@@ -177,22 +182,50 @@ def open_network(settings: NetworkSettings, context: Context, sizes: Any, catalo
     if context.params.weights != RANDOM:
         network.load_state_dict(torch.load(context.work / f"{settings.name}.pt", weights_only=True))
     k = min(context.params.candidates, sizes.products - FIRST_CODE)
-    return session_of(TopK(network, k), context, sizes.numbers - 1)
+    return TopK(network, k)
 
 
-def session_of(module: Any, context: Context, dims: int) -> Session:
-    """A session of a module that takes windows of events. dims: axes of search vectors."""
-    length = context.params.length
-    example: dict[str, Array] = {
+def open_network(settings: NetworkSettings, context: Context, sizes: Sizes, catalogue: Products) -> Session:
+    """A session of the fitted network on the run's backend."""
+    load = partial(fitted_network, settings, context, sizes, catalogue)
+    # Random weights have no file: they are those of the seed.
+    random = context.params.weights == RANDOM
+    model = load() if random else infer.Stored(graph(settings.name, context), load)
+    return session_of(model, context, sizes.numbers - 1)
+
+
+def graph(model: str, context: Context) -> Path:
+    """The file of a model's graph."""
+    return context.work / f"{model}.onnx"
+
+
+def store_models(
+    e: Engine, context: Context, sizes: Mapping[str, Sizes], vocabulary: Vocabulary, catalogue: Products
+) -> None:
+    """Save the graphs of the counts and of all trained networks. Their tables and weights are saved before."""
+    example = example_of(context.params.length, vocabulary.axes.shape[1])
+    infer.store(saved_counts(e, context, vocabulary), graph(BASELINE, context), example, OUTPUTS)
+    for settings in networks_of(context.params) if context.params.weights != RANDOM else ():
+        network = fitted_network(settings, context, sizes[settings.name], catalogue)
+        infer.store(network, graph(settings.name, context), example, OUTPUTS)
+
+
+def example_of(length: int, dims: int) -> dict[str, Array]:
+    """Two windows of events. dims: axes of search vectors."""
+    return {
         "items": np.full((2, length), 2, dtype=np.int64),
         "kinds": np.full((2, length), 2, dtype=np.int64),
         "numbers": np.zeros((2, length, 1 + dims), dtype=np.float32),
     }
+
+
+def session_of(model: Any, context: Context, dims: int) -> Session:
+    """A session of a model that takes windows of events. dims: axes of search vectors."""
     return infer.prepare(
-        module,
+        model,
         backend=context.backend,
-        example=example,
-        outputs=("value", "product"),
+        example=example_of(context.params.length, dims),
+        outputs=OUTPUTS,
         precision=context.precision,
         device=context.device,
         threads=context.threads,

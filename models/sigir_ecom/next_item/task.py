@@ -4,8 +4,9 @@
 
 `fit` writes to the work folder, beside the files of `sessions.shared.save` and `sessions.products`:
 - counts-next.parquet, counts-near.parquet: the tables of `counts`;
-- sizes.json: by network the fields of `networks.Sizes`;
+- sizes.json: by network the fields of `sizes.Sizes`;
 - <network>.pt: the weights of each network, unless weights are random;
+- counts.onnx, <network>.onnx: the graphs of the counts and of each network with weights;
 - weights.json: the weight of each model in the ensemble;
 - work.json: the work of the networks for one session (`api.context.Work`).
 While `fit` runs there is also <network>.checkpoint, from which a stopped fit resumes.
@@ -53,8 +54,10 @@ from buzzer.models.sigir_ecom.next_item.opened import (
     Models,
     counts_of,
     for_counts,
+    store_models,
 )
 from buzzer.models.sigir_ecom.next_item.params import Context, NetworkSettings, Params, networks_of
+from buzzer.models.sigir_ecom.next_item.sizes import Sizes
 from buzzer.models.sigir_ecom.sessions import events, products, shared
 from buzzer.models.sigir_ecom.sessions.events import EventArrays, Vocabulary
 from buzzer.models.sigir_ecom.sessions.products import Products
@@ -105,6 +108,7 @@ class Recommendation(shared.ShopTask[Params]):
         for name, table in tables.items():
             e.write_parquet(table, context.work / f"counts-{name}.parquet")
         (context.work / SIZES).write_text(json.dumps({name: size.as_dict() for name, size in sizes.items()}))
+        store_models(e, context, sizes, vocabulary, catalogue)
         rows = table_rows(context.work / name for name in TABLES)
         save_work(context.work, work.of_networks(sizes, networks, rows))
         for checkpoint in context.work.glob("*.checkpoint"):
@@ -165,10 +169,8 @@ def coded(e: Engine, piece: list[QueryRecord], vocabulary: Vocabulary) -> Genera
     return events.event_arrays(e, t, vocabulary.axes)
 
 
-def sizes_of(vocabulary: Vocabulary, categories: int, params: Params, network: NetworkSettings) -> Any:
-    """A network's `Sizes`. categories: number of category codes."""
-    from buzzer.models.sigir_ecom.next_item.networks import Sizes
-
+def sizes_of(vocabulary: Vocabulary, categories: int, params: Params, network: NetworkSettings) -> Sizes:
+    """The sizes of a network. categories: number of category codes."""
     return Sizes(
         products=vocabulary.products,
         codes=vocabulary.codes,

@@ -11,7 +11,8 @@ import torch
 from buzzer.engine import infer, quant
 from buzzer.engine.infer import Array, Session
 from buzzer.errors import UnsupportedError, UsageError
-from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, Sizes, TopK
+from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, TopK
+from buzzer.models.sigir_ecom.next_item.sizes import Sizes
 
 STACKS = ("causal", "masked")
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 6e-2}

@@ -27,7 +27,8 @@ from buzzer.models.api.context import Data, Result, RunContext, Steps
 from buzzer.models.blend import best_of, weigh
 from buzzer.models.sigir_ecom.next_item import counts, pretrain
 from buzzer.models.sigir_ecom.next_item import task as task1
-from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, Counts, Sizes, TopK
+from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, Counts, TopK
+from buzzer.models.sigir_ecom.next_item.sizes import Sizes
 from buzzer.models.sigir_ecom.next_item.training import cuts, held_cuts, mrr
 from buzzer.models.sigir_ecom.purchase import blending, purchase_features
 from buzzer.models.sigir_ecom.purchase import task as task2

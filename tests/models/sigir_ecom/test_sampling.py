@@ -19,9 +19,10 @@ from buzzer.models.api.context import Data, RunContext, Work
 from buzzer.models.sigir_ecom import work
 from buzzer.models.sigir_ecom.next_item import sampled_softmax
 from buzzer.models.sigir_ecom.next_item import task as task1
-from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, Sizes, TopK
+from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, TopK
 from buzzer.models.sigir_ecom.next_item.params import Params, networks_of
 from buzzer.models.sigir_ecom.next_item.sampled_softmax import Sample, Sampler
+from buzzer.models.sigir_ecom.next_item.sizes import Sizes
 from buzzer.models.sigir_ecom.purchase.dlrm import Dlrm
 from buzzer.models.sigir_ecom.sessions import shared
 from buzzer.models.sigir_ecom.sessions.events import EventArrays
