@@ -13,7 +13,7 @@ from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host, side_by_side
 from buzzer.errors import UsageError, unknown_name
 from buzzer.models import blend
-from buzzer.models.recsys2021 import features, second_stage_features, sizes, trees
+from buzzer.models.recsys2021 import features, open_network, second_stage_features, sizes, trees
 from buzzer.models.recsys2021.batches import Batches
 from buzzer.models.recsys2021.feature_sets import FeatureSet, feature_set
 from buzzer.models.recsys2021.open_network import OpenNetwork
@@ -150,9 +150,7 @@ class FirstStage:
             self.grouped = trees.Grouped(context, "split", len(self.reads["split"].names))
         self.networks: dict[str, list[OpenNetwork]] = {}
         if models.all_networks:
-            from buzzer.models.recsys2021 import network_training
-
-            self.networks = network_training.open_networks(models.all_networks, context)
+            self.networks = open_network.open_networks(models.all_networks, context)
 
     def predict_trees(self, rows: Inputs) -> dict[str, Array]:
         """Probabilities float32 [rows, targets] by model, on the host."""

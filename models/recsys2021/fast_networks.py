@@ -9,7 +9,6 @@
 from collections.abc import Callable
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,15 +19,6 @@ from buzzer.models.recsys2021.networks import Mean, Network, Text, TextAndUsers
 
 BLOCK = 8192  # tokens whose input products are computed at a time
 CLOSED = 100.0  # a pre-activation whose sigmoid is 1 in float32
-
-
-# Input -> {axis: name} of the axes that differ between runs.
-AXES = {
-    "features": {0: "batch"},
-    "tokens": {0: "texts", 1: "length"},
-    "text": {0: "batch"},
-    "users": {0: "batch"},
-}
 
 
 class Plain(nn.Module):
@@ -76,18 +66,6 @@ def inference_form(network: Network, vectors: Array) -> Plain | OnceAText:
     if isinstance(network.text, Mean):
         network.text = Sum(network.text)
     return OnceAText(network)
-
-
-def example(form: Plain | OnceAText, columns: int, tokens: int, user_dim: int) -> dict[str, Array]:
-    """Inputs of a form by name, with two rows and two texts of a length."""
-    features = {"features": np.zeros((2, columns), dtype=np.float32)}
-    if isinstance(form, Plain):
-        return features
-    return features | {
-        "tokens": np.ones((2, tokens), dtype=np.int32),
-        "text": np.arange(2, dtype=np.int64),
-        "users": np.zeros((2, len(form.network.sides), user_dim), dtype=np.float32),
-    }
 
 
 def fold_norms(module: nn.Module) -> None:

@@ -1,14 +1,16 @@
-"""Trains the networks, and opens trained ones as sessions."""
+"""Trains the networks, and loads trained ones."""
 
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from buzzer.engine import infer
 from buzzer.engine.frames.base import FIRST_CODE, Array
 from buzzer.errors import DataError
 from buzzer.models.api import progress
@@ -23,20 +25,15 @@ from buzzer.models.recsys2021.networks import (
     Sizes,
     TextAndUsers,
 )
-from buzzer.models.recsys2021.open_network import OpenNetwork, own_users
+from buzzer.models.recsys2021.open_network import OUTPUTS, SIZES, graph, interface, own_users, path
 from buzzer.models.recsys2021.params import Context
 from buzzer.models.recsys2021.trees import seed_of
 from buzzer.models.weights import RANDOM
 
 # Not saved with the other weights: the token vectors are in VECTORS, the users' vectors in their own file (`user_vectors`).
 FROZEN, USERS = "text.words.weight", "users.weight"
-SIZES, VECTORS = "networks.json", "token_vectors.npy"
+VECTORS = "token_vectors.npy"
 SCALED_ROWS = 200_000  # rows from which the columns' mean and deviation are computed
-
-
-def path(folder: Path, name: str, bag: int = 0) -> Path:
-    """The file of a network's weights."""
-    return folder / (f"network-{name}-bag{bag}.pt" if bag else f"network-{name}.pt")
 
 
 def token_vectors(file: str, dim: int, seed: int) -> tuple[Array, str]:
@@ -252,35 +249,16 @@ def loaded(network: Network, file: Path) -> Network:
     return network.eval()
 
 
-def open_networks(names: Sequence[str], context: Context) -> dict[str, list[OpenNetwork]]:
-    """The bags of each trained network on the run's backend."""
-    return {
-        name: [opened(name, bag, context) for bag in range(context.params.bags_of(name))] for name in names
-    }
+def form_of(name: str, bag: int, folder: Path) -> Any:
+    """The inference form of a trained network."""
+    network = loaded(without_tables(name, folder), path(folder, name, bag))
+    return fast_networks.inference_form(network, np.load(folder / VECTORS, mmap_mode="r"))
 
 
-def opened(name: str, bag: int, context: Context) -> OpenNetwork:
-    """A trained network on the run's backend. The numbers of rows and texts and the texts' length may differ between runs."""
-    from buzzer.engine import infer
-
-    folder, params, backend = context.work, context.params, infer.split_backend(context.backend)[0]
-    file, tokens = path(folder, name, bag), of(params.tokens, name)
-    network = loaded(without_tables(name, folder), file)
-    columns = len(feature_sets.feature_set(params).names())
-    form = fast_networks.inference_form(network, np.load(folder / VECTORS, mmap_mode="r"))
-    example = fast_networks.example(form, columns, tokens, sizes_of(name, folder).user_dim)
-    session = infer.prepare(
-        form,
-        backend=backend,
-        example=example,
-        outputs=("probability",),
-        dynamic={key: fast_networks.AXES[key] for key in example},
-        precision=context.precision,
-        device=context.device,
-        threads=context.threads,
-    )
-    if not isinstance(network, TextAndUsers):
-        return OpenNetwork(session, tuple(example), tokens)
-    device = context.device if infer.info(backend).takes_gpu_arrays else "cpu"
-    table = user_vectors.UserTable(user_vectors.path(file), device, context.gpu_memory_bytes)
-    return OpenNetwork(session, tuple(example), tokens, table, network.sides, bag, params.bags_of(name))
+def store_graphs(names: Sequence[str], context: Context) -> None:
+    """Save the graphs of all bags, for which `open_network.has_graphs` must hold."""
+    for name in names:
+        example, axes = interface(name, context)
+        for bag in range(context.params.bags_of(name)):
+            form = form_of(name, bag, context.work)
+            infer.store(form, graph(context.work, name, bag), example, OUTPUTS, axes)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buzzer.models.recsys2021.feature_sets import TARGETS, NetworkColumns
+from buzzer.models.recsys2021.params import SIDES
 
 VOCABULARY = 119_547  # tokens of bert-base-multilingual-cased
 CATEGORY_DIM = 4  # winners: 2 to 10
@@ -122,7 +123,7 @@ class TextAndUsers(Network):
 
     text: nn.Module
     users: nn.Embedding
-    sides: tuple[int, ...] = (0, 1)  # the columns of `users` that the network reads: 0 = author, 1 = reader
+    sides: tuple[int, ...]  # see `SIDES`
 
     def combined(self, features: Tensor, tweet: Tensor, users: Tensor) -> Tensor:
         """Log odds [rows, targets]. tweet: the texts' vectors [rows, width].  users: their vectors [rows, sides, user_dim]."""
@@ -172,6 +173,7 @@ class Pooled(TextAndUsers):
     as matrix-factorisation terms, and three dense layers."""
 
     text: Mean
+    sides = SIDES["pooled"]
 
     def __init__(self, sizes: Sizes, vectors: Tensor, columns: NetworkColumns) -> None:
         super().__init__(columns)
@@ -209,7 +211,7 @@ class Text(nn.Module):
 class Gru64(TextAndUsers):
     """The winners' second network: GRU 64 over the text, a table of readers, two towers and their product. Each tower has its own loss."""
 
-    sides = (1,)
+    sides = SIDES["gru64"]
 
     def __init__(self, sizes: Sizes, vectors: Tensor, columns: NetworkColumns) -> None:
         super().__init__(columns)
@@ -246,6 +248,8 @@ class Gru64(TextAndUsers):
 
 class Gru128(TextAndUsers):
     """The winners' third network: GRU 128 over the text, author and reader from one table, and narrowing swish layers with dropout."""
+
+    sides = SIDES["gru128"]
 
     def __init__(self, sizes: Sizes, vectors: Tensor, columns: NetworkColumns) -> None:
         super().__init__(columns)

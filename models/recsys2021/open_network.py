@@ -1,14 +1,33 @@
-"""A trained network that is ready to predict."""
+"""Trained networks that are ready to predict. Not in network_training.py, which imports torch."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from buzzer.engine import infer
 from buzzer.engine.frames.base import FIRST_CODE, Array
+from buzzer.models.by_model import of
+from buzzer.models.recsys2021 import user_vectors
 from buzzer.models.recsys2021.batches import Batches
-from buzzer.models.recsys2021.feature_sets import TARGETS
+from buzzer.models.recsys2021.feature_sets import TARGETS, feature_set
+from buzzer.models.recsys2021.params import SIDES, Context
 from buzzer.models.recsys2021.user_vectors import UserTable
+
+SIZES = "networks.json"
+OUTPUTS = ("probability",)
+# Input -> {axis: name} of the axes that differ between runs.
+AXES = {
+    "features": {0: "batch"},
+    "tokens": {0: "texts", 1: "length"},
+    "text": {0: "batch"},
+    "users": {0: "batch"},
+}
+RECURRENT = frozenset({"gru64", "gru128"})
 
 
 @dataclass(frozen=True)
@@ -19,7 +38,7 @@ class OpenNetwork:
     inputs: tuple[str, ...]  # names of the session's inputs
     tokens: int  # most tokens of a text that the network reads
     users: UserTable | None = None  # None for a network that reads no users
-    sides: tuple[int, ...] = ()  # see `TextAndUsers`
+    sides: tuple[int, ...] = ()  # see `SIDES`
     bag: int = 0
     bags: int = 1  # networks that divide the users among themselves
 
@@ -46,3 +65,83 @@ def own_users(users: Array, bag: int, bags: int) -> Array:
         return users
     numbers = users - FIRST_CODE
     return (numbers // bags + FIRST_CODE) * ((numbers >= 0) & (numbers % bags == bag))
+
+
+def path(folder: Path, name: str, bag: int = 0) -> Path:
+    """The file of a network's weights."""
+    return folder / (f"network-{name}-bag{bag}.pt" if bag else f"network-{name}.pt")
+
+
+def graph(folder: Path, name: str, bag: int = 0) -> Path:
+    """The file of a network's graph."""
+    return path(folder, name, bag).with_suffix(".onnx")
+
+
+def has_graphs(names: Sequence[str]) -> bool:
+    """Whether `fit` saves graphs of these networks: not with a recurrent one. Its inference form has a table of 92 MB or more, which is
+    made from the token vectors at each start instead."""
+    return RECURRENT.isdisjoint(names)
+
+
+def interface(name: str, context: Context) -> tuple[dict[str, Array], dict[str, dict[int, str]]]:
+    """Two rows and two texts as inputs of a network's inference form, and the axes that may change."""
+    params = context.params
+    user_dim = json.loads((context.work / SIZES).read_text())[name]["user_dim"]
+    columns = len(feature_set(params).names())
+    inputs = example(columns, of(params.tokens, name), SIDES.get(name, ()), user_dim)
+    return inputs, {key: AXES[key] for key in inputs}
+
+
+def example(columns: int, tokens: int, sides: tuple[int, ...], user_dim: int) -> dict[str, Array]:
+    """Inputs of an inference form by name, with two rows and two texts of a length. Without `sides` it reads neither texts nor users."""
+    features = {"features": np.zeros((2, columns), dtype=np.float32)}
+    if not sides:
+        return features
+    return features | {
+        "tokens": np.ones((2, tokens), dtype=np.int32),
+        "text": np.arange(2, dtype=np.int64),
+        "users": np.zeros((2, len(sides), user_dim), dtype=np.float32),
+    }
+
+
+def open_networks(names: Sequence[str], context: Context) -> dict[str, list[OpenNetwork]]:
+    """The bags of each trained network on the run's backend."""
+    stored = has_graphs(names)
+    return {
+        name: [opened(name, bag, context, stored) for bag in range(context.params.bags_of(name))]
+        for name in names
+    }
+
+
+def opened(name: str, bag: int, context: Context, stored: bool) -> OpenNetwork:
+    """A trained network on the run's backend. The numbers of rows and texts and the texts' length may differ between runs.
+
+    stored: whether `fit` has saved its graph.
+    """
+    params, backend = context.params, infer.split_backend(context.backend)[0]
+    load = partial(form_of, name, bag, context.work)
+    inputs, axes = interface(name, context)
+    session = infer.prepare(
+        infer.Stored(graph(context.work, name, bag), load) if stored else load(),
+        backend=backend,
+        example=inputs,
+        outputs=OUTPUTS,
+        dynamic=axes,
+        precision=context.precision,
+        device=context.device,
+        threads=context.threads,
+    )
+    tokens, sides = of(params.tokens, name), SIDES.get(name, ())
+    if not sides:
+        return OpenNetwork(session, tuple(inputs), tokens)
+    device = context.device if infer.info(backend).takes_gpu_arrays else "cpu"
+    file = user_vectors.path(path(context.work, name, bag))
+    table = UserTable(file, device, context.gpu_memory_bytes)
+    return OpenNetwork(session, tuple(inputs), tokens, table, sides, bag, params.bags_of(name))
+
+
+def form_of(name: str, bag: int, folder: Path) -> Any:
+    """The inference form of a trained network as a torch module."""
+    from buzzer.models.recsys2021 import network_training
+
+    return network_training.form_of(name, bag, folder)

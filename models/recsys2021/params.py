@@ -20,6 +20,8 @@ ByLabel: TypeAlias = V | dict[str, V | dict[str, V]]
 TREES = ("kfold", "loo", "split")  # first stage, by how their training rows are encoded
 SECOND = ("loo", "kfold")
 NETWORKS = ("pooled", "gru64", "gru128")
+# Network -> the columns of `users` that it reads: 0 = author, 1 = reader. Networks that are not here read neither users nor texts.
+SIDES: dict[str, tuple[int, ...]] = {"pooled": (0, 1), "gru64": (1,), "gru128": (0, 1)}
 BASELINE = "logistic"  # trained and scored as a network, never stacked
 
 

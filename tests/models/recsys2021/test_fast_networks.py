@@ -11,7 +11,7 @@ import pytest
 
 from buzzer.engine import infer
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.recsys2021 import feature_sets, user_vectors
+from buzzer.models.recsys2021 import feature_sets, open_network, user_vectors
 from buzzer.models.recsys2021.batches import Batches
 from buzzer.models.recsys2021.open_network import OpenNetwork
 from buzzer.models.recsys2021.params import ALL_NETWORKS
@@ -48,12 +48,16 @@ def network_of(name: str, vectors: Any) -> Any:
     return network.eval()
 
 
+def example_of(form: Any, tokens: int) -> dict[str, Any]:
+    """Two rows and two texts as a form's inputs."""
+    sides = getattr(form.network, "sides", ())
+    return open_network.example(len(SET.names()), tokens, sides, USER_DIM)
+
+
 def session_of(form: Any, backend: str, tokens: int, precision: str = "fp32") -> infer.Session:
     """A session of an inference form; skips a backend that this machine cannot run."""
-    from buzzer.models.recsys2021 import fast_networks
-
-    example = fast_networks.example(form, len(SET.names()), tokens, USER_DIM)
-    axes = {key: fast_networks.AXES[key] for key in example}
+    example = example_of(form, tokens)
+    axes = {key: open_network.AXES[key] for key in example}
     try:
         return infer.prepare(
             form,
@@ -69,9 +73,7 @@ def session_of(form: Any, backend: str, tokens: int, precision: str = "fp32") ->
 
 def inputs_of(form: Any) -> tuple[str, ...]:
     """The names of a form's inputs."""
-    from buzzer.models.recsys2021 import fast_networks
-
-    return tuple(fast_networks.example(form, len(SET.names()), TOKENS, USER_DIM))
+    return tuple(example_of(form, TOKENS))
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +212,7 @@ def test_sessions_take_vectors_that_are_on_the_device(vectors: Any) -> None:
     from buzzer.models.recsys2021 import fast_networks
 
     form = fast_networks.inference_form(network_of("gru64", vectors), vectors)
-    example = fast_networks.example(form, len(SET.names()), TOKENS, USER_DIM)
+    example = example_of(form, TOKENS)
     tensor: Any = torch.from_numpy(example["users"])
     with session_of(form, "torch_eager", TOKENS) as session:
         want = session.run(example)["probability"]

@@ -209,7 +209,7 @@ def test_only_probabilities_and_ids_are_copied_to_the_host(
     session, table = cast(Any, Network(bus)), cast(Any, Users(bus))
     network = OpenNetwork(session, ("features", "tokens", "text", "users"), 48, table, (0, 1))
     monkeypatch.setattr(
-        "buzzer.models.recsys2021.network_training.open_networks",
+        "buzzer.models.recsys2021.open_network.open_networks",
         lambda names, context: {name: [network] for name in names},
     )
     params = asked.params.model_copy(update={"networks": ["pooled"], "predict_batch": size})
