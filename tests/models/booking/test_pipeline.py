@@ -39,6 +39,7 @@ from tests.models.pairs import each_once
 BACKENDS = ("torch_eager", "onnxruntime")  # those of the task
 Run = Callable[..., Any]
 MakeContext = Callable[..., RunContext]
+Imported = Callable[[RunContext], set[str]]
 LAGS = 3
 SMALL = {"epochs": 2, "hidden": 32, "dim": 16, "rare": 0, "candidates": 10, "batch": 64}
 
@@ -535,6 +536,14 @@ def test_every_engine_and_backend_scores_the_same(
     assert (
         submission["utrip_id"].tolist() == pd.read_csv(data.folder / "ground_truth.csv")["utrip_id"].tolist()
     )
+
+
+def test_a_prediction_of_graphs_imports_no_torch(
+    data: Data, fitted: Path, tmp_path: Path, make_context: MakeContext, imported: Imported
+) -> None:
+    context = make_context("booking", data, fitted, tmp_path, "polars", "onnxruntime", **SMALL)
+    assert {"onnxruntime"} == imported(context) & {"torch", "onnxruntime"}
+    assert (tmp_path / "submission.csv").is_file()
 
 
 def test_without_truth_there_is_a_submission_and_no_score(

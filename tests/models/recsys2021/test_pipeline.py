@@ -43,6 +43,7 @@ from tests.models.pairs import each_once
 
 Run = Callable[..., Any]
 MakeContext = Callable[..., RunContext]
+Imported = Callable[[RunContext], set[str]]
 TOKENS = 6
 MODELS = second_stage_features.MODELS
 SMALL = {
@@ -893,6 +894,25 @@ def test_shapes_of_one_kind(
     assert scores["RCE_first"] == pytest.approx(scores[f"RCE_{only}"], abs=1e-3)
     if not shape["second"]:
         assert scores["RCE"] == pytest.approx(scores["RCE_first"], abs=1e-4)
+
+
+def test_networks_without_recurrence_predict_from_their_graphs(
+    data: Data, tmp_path: Path, make_context: MakeContext, run: Run, imported: Imported
+) -> None:
+    """Two bags and the regression: without torch, and with the probabilities of the torch modules."""
+    settings = SMALL | {"networks": ["pooled"], "trees": ["kfold"], "second": ["loo"], "bags": {"pooled": 2}}
+    (work, *outs) = (tmp_path / name for name in ("work", "torch_eager", "onnxruntime"))
+    for folder in (work, *outs):
+        folder.mkdir()
+    eager, graphs = (
+        make_context("recsys2021", data, work, out, "polars", out.name, **settings) for out in outs
+    )
+    run(TASK.fit(eager))
+    assert len(list(work.glob("*.onnx"))) == 3
+    run(TASK.predict(eager))
+    assert {"onnxruntime"} == imported(graphs) & {"torch", "onnxruntime"}
+    want, got = (pd.read_csv(out / "results.csv", header=None) for out in outs)
+    np.testing.assert_allclose(got[[2, 3, 4, 5]], want[[2, 3, 4, 5]], atol=1e-5)
 
 
 def test_winners_score_the_same_on_every_engine(

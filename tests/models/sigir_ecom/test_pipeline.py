@@ -40,6 +40,7 @@ from tests.models.pairs import each_once
 
 Run = Callable[..., Any]
 MakeContext = Callable[..., RunContext]
+Imported = Callable[[RunContext], set[str]]
 SCALE = 0.001
 SMALL1 = {
     "epochs": 2,
@@ -624,6 +625,15 @@ def test_every_engine_and_backend_scores_the_same(
     if name.endswith("2"):
         used = {model: told["backend"] for model, told in result.details["sessions"].items()}
         assert (used["dlrm"], used["xgboost"]) == infer.split_backend(backend)
+
+
+def test_a_prediction_of_graphs_imports_no_torch(
+    fitted: Any, data: Data, tmp_path: Path, make_context: MakeContext, imported: Imported
+) -> None:
+    _, name, small, work, _ = fitted
+    context = make_context(name, data, work, tmp_path, "polars", "onnxruntime", **small)
+    assert {"onnxruntime"} == imported(context) & {"torch", "onnxruntime"}
+    assert (tmp_path / "submission.json").is_file()
 
 
 def before_fit(steps: Steps) -> Steps:
