@@ -20,7 +20,7 @@ from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.feature_sets import FeatureSet, feature_set
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.lookup_tables import collected, save
-from buzzer.models.recsys2021.open_network import has_graphs
+from buzzer.models.recsys2021.network_files import has_graphs
 from buzzer.models.recsys2021.params import Context, second_name
 from buzzer.models.weights import RANDOM
 

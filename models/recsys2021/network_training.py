@@ -17,6 +17,7 @@ from buzzer.models.api import progress
 from buzzer.models.by_model import of
 from buzzer.models.epochs import Epochs, one_cycle
 from buzzer.models.recsys2021 import fast_networks, feature_sets, user_vectors
+from buzzer.models.recsys2021.network_files import OUTPUTS, SIZES, graph, interface, own_users, path
 from buzzer.models.recsys2021.networks import (
     NETWORKS,
     USER_DEVIATION,
@@ -25,7 +26,6 @@ from buzzer.models.recsys2021.networks import (
     Sizes,
     TextAndUsers,
 )
-from buzzer.models.recsys2021.open_network import OUTPUTS, SIZES, graph, interface, own_users, path
 from buzzer.models.recsys2021.params import Context
 from buzzer.models.recsys2021.trees import seed_of
 from buzzer.models.weights import RANDOM
@@ -256,7 +256,7 @@ def form_of(name: str, bag: int, folder: Path) -> Any:
 
 
 def store_graphs(names: Sequence[str], context: Context) -> None:
-    """Save the graphs of all bags, for which `open_network.has_graphs` must hold."""
+    """Save the graphs of all bags, for which `network_files.has_graphs` must hold."""
     for name in names:
         example, axes = interface(name, context)
         for bag in range(context.params.bags_of(name)):

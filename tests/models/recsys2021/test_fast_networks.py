@@ -11,7 +11,7 @@ import pytest
 
 from buzzer.engine import infer
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.recsys2021 import feature_sets, open_network, user_vectors
+from buzzer.models.recsys2021 import feature_sets, network_files, user_vectors
 from buzzer.models.recsys2021.batches import Batches
 from buzzer.models.recsys2021.open_network import OpenNetwork
 from buzzer.models.recsys2021.params import ALL_NETWORKS
@@ -51,13 +51,13 @@ def network_of(name: str, vectors: Any) -> Any:
 def example_of(form: Any, tokens: int) -> dict[str, Any]:
     """Two rows and two texts as a form's inputs."""
     sides = getattr(form.network, "sides", ())
-    return open_network.example(len(SET.names()), tokens, sides, USER_DIM)
+    return network_files.example(len(SET.names()), tokens, sides, USER_DIM)
 
 
 def session_of(form: Any, backend: str, tokens: int, precision: str = "fp32") -> infer.Session:
     """A session of an inference form; skips a backend that this machine cannot run."""
     example = example_of(form, tokens)
-    axes = {key: open_network.AXES[key] for key in example}
+    axes = {key: network_files.AXES[key] for key in example}
     try:
         return infer.prepare(
             form,

@@ -122,8 +122,8 @@ def test_learning_rates_by_label(data: Data, make_context: MakeContext, tmp_path
 
 def test_bags_of_a_network_divide_the_users() -> None:
     """Each user with a vector has one in exactly one bag, and the codes of a bag fill its table."""
+    from buzzer.models.recsys2021.network_files import own_users
     from buzzer.models.recsys2021.network_training import table_rows
-    from buzzer.models.recsys2021.open_network import own_users
 
     codes = np.arange(13)[:, None]  # 0 and 1 are users without a vector
     assert (own_users(codes, 0, 1) == codes).all()
