@@ -4,15 +4,26 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from buzzer.engine.infer import ubjson
 from buzzer.engine.infer.session import Array
-from buzzer.errors import DataError, UnsupportedError
+from buzzer.errors import DataError, UnsupportedError, first_line
 
+BINARY = ".ubj"  # suffix of files of XGBoost's binary format
 LOGISTIC = ("binary:logistic", "reg:logistic")
+ARRAYS = (
+    "left_children",
+    "right_children",
+    "split_indices",
+    "split_conditions",
+    "default_left",
+    "split_type",
+)  # of a tree
+DAMAGED = "the trees of the XGBoost model are damaged"
 
 
 @dataclass(frozen=True)
@@ -49,15 +60,15 @@ def base_score(parameters: dict[str, Any]) -> float:
     return rate
 
 
-def read(boosters: Sequence[Any], backend: str) -> Nodes:
-    """The nodes of xgboost.Boosters.
+def read(models: Sequence[Any], backend: str) -> Nodes:
+    """The nodes of xgboost.Boosters or model files.
 
-    Raises UnsupportedError for a Booster that is not a sum of trees with a logistic objective, one output and numeric splits, and
-    DataError for a model that is damaged. backend: its name, for messages.
+    Raises UnsupportedError for a model that is not a sum of trees with a logistic objective, one output and numeric splits, and
+    DataError for a file that is missing and a model that is damaged. backend: its name, for messages.
     """
-    learners = [ubjson.loads(bytes(booster.save_raw("ubj")))["learner"] for booster in boosters]
+    learners = [learner_of(model) for model in models]
     for learner in learners:
-        check_kind(learner, backend)
+        check(learner, backend)
     trees = [tree for learner in learners for tree in learner["gradient_booster"]["model"]["trees"]]
     counts = [len(learner["gradient_booster"]["model"]["trees"]) for learner in learners]
     parameters = [learner["learner_model_param"] for learner in learners]
@@ -89,6 +100,36 @@ def read(boosters: Sequence[Any], backend: str) -> Nodes:
     )
     check_nodes(nodes, sizes)
     return nodes
+
+
+def learner_of(model: Any) -> dict[str, Any]:
+    """The learner in a Booster or a model file. A file of XGBoost's binary format is read without XGBoost, whose import takes a second or
+    more."""
+    if not isinstance(model, Path) or model.suffix != BINARY:
+        from buzzer.engine.infer.trees import booster_of
+
+        learner: dict[str, Any] = ubjson.loads(bytes(booster_of(model).save_raw("ubj")))["learner"]
+        return learner
+    try:
+        learner = ubjson.loads(model.read_bytes())["learner"]
+    except OSError as error:
+        raise DataError(f"{model}: not an XGBoost model: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{model}: not an XGBoost model: {first_line(error)}") from error
+    return learner
+
+
+def check(learner: dict[str, Any], backend: str) -> None:
+    """Raises UnsupportedError for a model of another kind (`check_kind`), and DataError for one that lacks a part."""
+    try:
+        check_kind(learner, backend)
+        parameters, trees = learner["learner_model_param"], learner["gradient_booster"]["model"]["trees"]
+        base_score(parameters), int(parameters["num_feature"])
+        whole = all(len({len(tree[name]) for name in ARRAYS}) == 1 for tree in trees)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{DAMAGED}: {error!r}", "train the model again") from error
+    if not whole:
+        raise DataError(DAMAGED, "train the model again")
 
 
 def classes(learner: dict[str, Any]) -> int:
@@ -132,4 +173,4 @@ def check_nodes(nodes: Nodes, sizes: Array) -> None:
         and np.isfinite(nodes.value).all()
     )
     if not valid:
-        raise DataError("the trees of the XGBoost model are damaged", "train the model again")
+        raise DataError(DAMAGED, "train the model again")

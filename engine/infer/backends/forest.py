@@ -14,7 +14,6 @@ from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.forest_layout import BLOCK, Layout, lay_out
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
 from buzzer.engine.infer.several import MARGINS
-from buzzer.engine.infer.trees import booster_of
 from buzzer.errors import UsageError
 
 native.compiler()  # without one, the backend is unsupported
@@ -47,7 +46,7 @@ class Forest(Base):
         super().__init__(plan)
         models = plan.model if isinstance(plan.model, list) else [plan.model]
         check_inputs(plan)
-        nodes = boosted.read([booster_of(model) for model in models], "forest")
+        nodes = boosted.read(models, "forest")
         self._width = nodes.width
         self._check_width(plan.example["features"])
         self._predict = native.library(SOURCE).predict

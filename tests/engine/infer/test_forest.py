@@ -2,7 +2,9 @@
 
 import ctypes
 import json
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -436,3 +438,51 @@ def test_a_compiler_that_fails_is_reported(tmp_path: Path) -> None:
     (tmp_path / "broken.c").write_text("int main( {")
     with pytest.raises(UnsupportedError, match="failed"):
         native.library(tmp_path / "broken.c")
+
+
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:logistic"])
+def test_a_binary_file_is_read_as_xgboost_reads_it(objective: str, tmp_path: Path) -> None:
+    """Trained trees with missing values and a base score: the nodes are those of the Booster, bit by bit."""
+    rng = np.random.default_rng(0)
+    x = np.where(rng.random((500, 6)) < 0.1, np.nan, rng.normal(size=(500, 6))).astype(np.float32)
+    settings = {"objective": objective, "max_depth": 4, "base_score": 0.3, "num_parallel_tree": 2}
+    booster = xgboost.train(settings, xgboost.DMatrix(x, rng.integers(0, 2, 500)), 5)
+    booster.save_model(tmp_path / "trees.ubj")
+    want, got = (boosted.read([model], "forest") for model in (booster, tmp_path / "trees.ubj"))
+    for name, array in vars(want).items():
+        np.testing.assert_array_equal(getattr(got, name), array, err_msg=name)
+
+
+def test_a_binary_file_is_read_without_xgboost(tmp_path: Path) -> None:
+    booster_of(document_of([0.25])).save_model(tmp_path / "trees.ubj")
+    code = (
+        "import sys, numpy; from pathlib import Path; from buzzer.engine import infer\n"
+        "x = {'features': numpy.zeros((2, 5), 'float32')}\n"
+        "infer.prepare(Path(sys.argv[1]), backend='forest', example=x).run(x)\n"
+        "assert not {'xgboost', 'torch', 'sklearn'} & {*sys.modules}\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "trees.ubj")], check=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "No such file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-30]), "not an XGBoost model: not UBJSON"),
+        (lambda path: path.write_bytes(b"{U\x01aTU\x01bF}"), "not an XGBoost model: 'learner'"),
+        (lambda path: path.write_text("a text"), "not an XGBoost model"),
+        (
+            lambda path: path.write_bytes(path.read_bytes().replace(b"left_children", b"lost_children")),
+            "damaged",
+        ),
+        (lambda path: path.write_bytes(path.read_bytes().replace(b"base_score", b"lost_score")), "damaged"),
+    ],
+    ids=["missing", "cut", "other", "text", "no children", "no base score"],
+)
+def test_a_damaged_binary_file_ends_in_one_message(
+    damage: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
+    booster_of(document_of([0.25])).save_model(path := tmp_path / "trees.ubj")
+    damage(path)
+    with pytest.raises(DataError, match=message):
+        boosted.read([path], "forest")
