@@ -124,7 +124,8 @@ def check(learner: dict[str, Any], backend: str) -> None:
     try:
         check_kind(learner, backend)
         parameters, trees = learner["learner_model_param"], learner["gradient_booster"]["model"]["trees"]
-        base_score(parameters), int(parameters["num_feature"])
+        base_score(parameters)
+        int(parameters["num_feature"])
         whole = all(len({len(tree[name]) for name in ARRAYS}) == 1 for tree in trees)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{DAMAGED}: {error!r}", "train the model again") from error
