@@ -87,6 +87,18 @@ def test_a_size_with_an_interval_is_shown_before_a_larger_one_without(make_recor
     assert s.first.scale == 1.0
 
 
+def test_the_first_finding_saves_most_time_rather_than_the_largest_share(make_record: Make) -> None:
+    """60 s to 30 s, before 0.6 s to 0.1 s."""
+    records = []
+    for name, before, after in (("booking", 60.0, 30.0), ("online-shoppers", 0.6, 0.1)):
+        data = {"task": name}
+        walls, fast = ([wall * f for f in (1, 1.1, 0.9)] for wall in (before, after))
+        records += rounds(make_record, walls, **data)
+        records += rounds(make_record, fast, backend="onnxruntime", **data, **PASSED)
+    first = summary.findings(summary.summaries(records))[0]
+    assert first.startswith("Same core, same score: booking takes 60 s")
+
+
 def test_the_findings_name_the_change_that_gains_most(make_record: Make) -> None:
     def task(
         name: str, scores: dict[str, float], metric: str, engine_s: float, backend_s: float
