@@ -17,7 +17,6 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 from buzzer.engine.frames.base import Array
 from buzzer.models.recsys2021.networks import Mean, Network, Text, TextAndUsers
 
-BLOCK = 8192  # tokens whose input products are computed at a time
 CLOSED = 100.0  # a pre-activation whose sigmoid is 1 in float32
 
 
@@ -101,25 +100,44 @@ class Recurrence(nn.Module):
         scale = torch.cat([torch.ones(size), torch.full((hidden,), 2.0)])  # c reads twice its input
         shift = b_h - w_h.sum(dim=1)  # of W_h h + b_h = 2 W_h u + shift
         bias = b_i + torch.cat([shift[:size], torch.zeros(hidden)])  # n's shift is multiplied by r
-        table = torch.empty(len(vectors) + 1, 3 * hidden)
-        for start in range(0, len(vectors), BLOCK):
-            block = torch.tensor(vectors[start : start + BLOCK])
-            torch.mul(torch.addmm(bias, block, w_i.t()), scale, out=table[start : start + len(block)])
-        table[-1] = table[0]  # an empty text is token 0, once
-        table[0] = torch.cat([torch.zeros(hidden), torch.full((hidden,), CLOSED), torch.zeros(hidden)])
-        self.gates = nn.Embedding.from_pretrained(table[:, :size].contiguous())  # of r and z
-        self.candidates = nn.Embedding.from_pretrained(table[:, size:].contiguous())  # of c
+        closed = torch.cat([torch.zeros(hidden), torch.full((hidden,), CLOSED), torch.zeros(hidden)])
+        words = marked(vectors)
+        products = torch.cat([scale * w_i.t(), (scale * bias)[None], closed[None]])
+        self.empty = len(words) - 1
+        self.register_buffer("of_gates", products[:, :size].contiguous())  # r and z
+        self.register_buffer("of_candidates", products[:, size:].contiguous())  # c
+        self.register_buffer("gates", words @ self.of_gates)
+        self.register_buffer("candidates", words @ self.of_candidates)
+        self.register_buffer("words", words if words.shape[1] < 3 * hidden else None)
         self.register_buffer("to_gates", (2 * w_h[:size]).t().contiguous())
         self.register_buffer("to_candidates", (4 * w_h[size:]).t().contiguous())
         self.register_buffer("bias", 2 * shift[size:])
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The vector of a text, [texts, hidden]. tokens: int32 [texts, length], padded with 0."""
-        empty = self.gates.num_embeddings - 1
-        first = torch.where(tokens[:, :1] > 0, tokens[:, :1], torch.full_like(tokens[:, :1], empty))
+        first = tokens[:, :1]
+        first = torch.where(first > 0, first, torch.full_like(first, self.empty))
         steps = torch.cat([first, tokens[:, 1:]], dim=1).t().contiguous()
         weights = (self.to_gates, self.to_candidates, self.bias)
-        return looped(recur)(steps, self.gates.weight, self.candidates.weight, *weights)
+        return looped(recur)(steps, *self.tables(), *weights)
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """The tables of the gates and of the candidate. An ONNX graph has their factors instead if these are smaller: a runtime multiplies
+        them once, when it loads the graph."""
+        if torch.onnx.is_in_onnx_export() and self.words is not None:
+            return self.words @ self.of_gates, self.words @ self.of_candidates
+        return self.gates, self.candidates
+
+
+def marked(vectors: Array) -> Tensor:
+    """The token vectors with two more columns, float32 [VOCABULARY + 1, token_dim + 2]: 1 for a token, 1 for padding. So one product
+    gives W x + b of all tokens, and a row of its own for padding. The last row is token 0 as the only token of an empty text."""
+    words = torch.zeros(len(vectors) + 1, vectors.shape[1] + 2)
+    words[1:-1, :-2] = torch.tensor(vectors[1:])
+    words[-1, :-2] = torch.tensor(vectors[0])
+    words[1:, -2] = 1
+    words[0, -1] = 1
+    return words
 
 
 def recur(

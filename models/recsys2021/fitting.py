@@ -20,7 +20,6 @@ from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.feature_sets import FeatureSet, feature_set
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.lookup_tables import collected, save
-from buzzer.models.recsys2021.network_files import has_graphs
 from buzzer.models.recsys2021.params import Context, second_name
 from buzzer.models.weights import RANDOM
 
@@ -255,8 +254,7 @@ def networks(
             keep = own_sample(number, params.network_rows, params.sample_rows, train.height)
             inputs = network_inputs(e, context, models, train, rows, fitted, keep)
         details[name] = yield from network_training.fit(context, name, *inputs)
-    if has_graphs(models.all_networks):
-        network_training.store_graphs(models.all_networks, context)
+    network_training.store_graphs(models.all_networks, context)
     return details
 
 

@@ -20,7 +20,6 @@ AXES = {
     "text": {0: "batch"},
     "users": {0: "batch"},
 }
-RECURRENT = frozenset({"gru64", "gru128"})
 
 
 def path(folder: Path, name: str, bag: int = 0) -> Path:
@@ -31,12 +30,6 @@ def path(folder: Path, name: str, bag: int = 0) -> Path:
 def graph(folder: Path, name: str, bag: int = 0) -> Path:
     """The file of a network's graph."""
     return path(folder, name, bag).with_suffix(".onnx")
-
-
-def has_graphs(names: Sequence[str]) -> bool:
-    """Whether `fit` saves graphs of these networks: not with a recurrent one. Its inference form has a table of 92 MB or more, which is
-    made from the token vectors at each start instead."""
-    return RECURRENT.isdisjoint(names)
 
 
 def interface(name: str, context: Context) -> tuple[dict[str, Array], dict[str, dict[int, str]]]:

@@ -256,7 +256,7 @@ def form_of(name: str, bag: int, folder: Path) -> Any:
 
 
 def store_graphs(names: Sequence[str], context: Context) -> None:
-    """Save the graphs of all bags, for which `network_files.has_graphs` must hold."""
+    """Save the graphs of the networks, of all bags."""
     for name in names:
         example, axes = interface(name, context)
         for bag in range(context.params.bags_of(name)):

@@ -14,7 +14,7 @@ from buzzer.models.by_model import of
 from buzzer.models.recsys2021 import user_vectors
 from buzzer.models.recsys2021.batches import Batches
 from buzzer.models.recsys2021.feature_sets import TARGETS
-from buzzer.models.recsys2021.network_files import OUTPUTS, graph, has_graphs, interface, own_users, path
+from buzzer.models.recsys2021.network_files import OUTPUTS, graph, interface, own_users, path
 from buzzer.models.recsys2021.params import SIDES, Context
 from buzzer.models.recsys2021.user_vectors import UserTable
 
@@ -47,23 +47,19 @@ class OpenNetwork:
 
 def open_networks(names: Sequence[str], context: Context) -> dict[str, list[OpenNetwork]]:
     """The bags of each trained network on the run's backend."""
-    stored = has_graphs(names)
     return {
-        name: [opened(name, bag, context, stored) for bag in range(context.params.bags_of(name))]
+        name: [opened(name, bag, context) for bag in range(context.params.bags_of(name))]
         for name in names
     }
 
 
-def opened(name: str, bag: int, context: Context, stored: bool) -> OpenNetwork:
-    """A trained network on the run's backend. The numbers of rows and texts and the texts' length may differ between runs.
-
-    stored: whether `fit` has saved its graph.
-    """
+def opened(name: str, bag: int, context: Context) -> OpenNetwork:
+    """A trained network on the run's backend. The numbers of rows and texts and the texts' length may differ between runs."""
     params, backend = context.params, infer.split_backend(context.backend)[0]
     load = partial(form_of, name, bag, context.work)
     inputs, axes = interface(name, context)
     session = infer.prepare(
-        infer.Stored(graph(context.work, name, bag), load) if stored else load(),
+        infer.Stored(graph(context.work, name, bag), load),
         backend=backend,
         example=inputs,
         outputs=OUTPUTS,

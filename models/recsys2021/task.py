@@ -14,7 +14,7 @@
   bags of a model end in -bag<number>, also those of networks;
 - work.json: the work of these models for one row (`api.context.Work`);
 - network-<name>.pt and network-<name>-users.npy (users' vectors), and for all networks networks.json (their sizes) and token_vectors.npy
-  (frozen vectors); without recurrent networks also network-<name>.onnx, their graphs.
+  (frozen vectors); network-<name>.onnx is a network's graph.
 
 Details of `fit`: `rows`, part (`train`, `val`) -> number of rows; `columns`, number of columns of the first stage; `piece_rows` and
 `batch_rows`, rows processed at a time; `second_rows`, validation rows that the second stage trained on; `validation`, first-stage model

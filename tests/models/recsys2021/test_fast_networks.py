@@ -120,6 +120,34 @@ def test_the_inference_form_predicts_as_the_network(
     np.testing.assert_allclose(np.concatenate(alone), want[:9], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("dim", [12, 300])  # less and more than the 192 columns of the tables
+def test_a_graph_has_the_tables_of_a_recurrence_or_what_is_smaller(
+    dim: int, vectors: Any, rows: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its size is near that of the tables or of the token vectors, and it predicts as the network."""
+    import torch
+
+    from buzzer.models.recsys2021 import fast_networks
+
+    wide = np.resize(vectors, (WORDS, dim))
+    network = network_of("gru64", wide)
+    with torch.inference_mode():
+        want = network(*map(torch.from_numpy, rows.values())).numpy()
+    users = network.users.weight.detach().numpy()[rows["users"][:, list(network.sides)]]
+    form = fast_networks.inference_form(network, wide)
+    example, graph = example_of(form, TOKENS), tmp_path / "gru64.onnx"
+    axes = {key: network_files.AXES[key] for key in example}
+    infer.store(form, graph, example, network_files.OUTPUTS, axes)
+    others = sum(weight.nbytes for weight in form.network.parameters()) + 4 * 64 * 192
+    assert 0 <= graph.stat().st_size - 4 * WORDS * min(dim, 192) - others < 60_000
+    batch = {"features": rows["features"], "tokens": rows["tokens"], "text": np.arange(ROWS), "users": users}
+    with infer.prepare(
+        graph, backend="onnxruntime", example=example, outputs=network_files.OUTPUTS, dynamic=axes
+    ) as session:
+        got = session.run(batch)["probability"]
+    np.testing.assert_allclose(got, want, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["pooled", "gru64"])
 def test_int8_layers_predict_nearly_as_the_network(name: str, vectors: Any, rows: dict[str, Any]) -> None:
     """ONNX Runtime with integer products in the dense layers. The loop over the text, a graph inside the graph, is kept."""

@@ -896,11 +896,12 @@ def test_shapes_of_one_kind(
         assert scores["RCE"] == pytest.approx(scores["RCE_first"], abs=1e-4)
 
 
-def test_networks_without_recurrence_predict_from_their_graphs(
+def test_networks_predict_from_their_graphs(
     data: Data, tmp_path: Path, make_context: MakeContext, run: Run, imported: Imported
 ) -> None:
-    """Two bags and the regression: without torch, and with the probabilities of the torch modules."""
-    settings = SMALL | {"networks": ["pooled"], "trees": ["kfold"], "second": ["loo"], "bags": {"pooled": 2}}
+    """Two bags, a recurrent network and the regression: without torch, and with the probabilities of the torch modules."""
+    settings = SMALL | {"networks": ["pooled", "gru64"], "trees": ["kfold"], "second": ["loo"]}
+    settings |= {"bags": {"pooled": 2}}
     (work, *outs) = (tmp_path / name for name in ("work", "torch_eager", "onnxruntime"))
     for folder in (work, *outs):
         folder.mkdir()
@@ -908,7 +909,7 @@ def test_networks_without_recurrence_predict_from_their_graphs(
         make_context("recsys2021", data, work, out, "polars", out.name, **settings) for out in outs
     )
     run(TASK.fit(eager))
-    assert len(list(work.glob("*.onnx"))) == 3
+    assert len(list(work.glob("*.onnx"))) == 4
     run(TASK.predict(eager))
     assert {"onnxruntime"} == imported(graphs) & {"torch", "onnxruntime"}
     want, got = (pd.read_csv(out / "results.csv", header=None) for out in outs)
