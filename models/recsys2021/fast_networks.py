@@ -93,6 +93,12 @@ class Recurrence(nn.Module):
     Padding, token 0, has a table row with z = 1, so that it keeps the state: no mask is needed.
     """
 
+    gates: Tensor  # W_i x + b_i of r and z, [VOCABULARY + 1, 2 hidden]
+    candidates: Tensor  # W_i x + b_i of c, [VOCABULARY + 1, hidden]
+    words: Tensor | None  # `marked` vectors, if they are narrower than the tables
+    of_gates: Tensor
+    of_candidates: Tensor
+
     def __init__(self, gru: nn.GRU, vectors: Array) -> None:
         super().__init__()
         hidden, size = gru.hidden_size, 2 * gru.hidden_size

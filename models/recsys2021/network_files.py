@@ -1,7 +1,6 @@
 """The files of trained networks, and the inputs of their inference forms. Not in network_training.py, which imports torch."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np

@@ -48,8 +48,7 @@ class OpenNetwork:
 def open_networks(names: Sequence[str], context: Context) -> dict[str, list[OpenNetwork]]:
     """The bags of each trained network on the run's backend."""
     return {
-        name: [opened(name, bag, context) for bag in range(context.params.bags_of(name))]
-        for name in names
+        name: [opened(name, bag, context) for bag in range(context.params.bags_of(name))] for name in names
     }
 
 
