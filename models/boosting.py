@@ -7,7 +7,7 @@ from buzzer.models.api import progress
 
 def train(settings: dict[str, Any], data: Any, rounds: int) -> Any:
     """`xgboost.train` of a DMatrix; it reports its progress after each round."""
-    import xgboost
+    from buzzer.engine.xgb import xgboost
 
     class Report(xgboost.callback.TrainingCallback):
         def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:

@@ -101,9 +101,8 @@ def width_of(path: Path) -> int | None:
 
 def xgboost(path: Path) -> Described:
     """An XGBoost file. The reference is a prediction from a DMatrix; the measured backend predicts in place."""
-    from xgboost import DMatrix
-
     from buzzer.engine.infer.trees import load
+    from buzzer.engine.xgb import xgboost as xgb
 
     booster = load(path)
     learner = ubjson.loads(bytes(booster.save_raw("ubj")))["learner"]
@@ -133,7 +132,7 @@ def xgboost(path: Path) -> Described:
             splits[int(tree["split_indices"][node])] = np.arange(named.max() + 2).tolist()
 
     def predict(rows: Array) -> Array:
-        matrix = DMatrix(rows, feature_types=booster.feature_types, enable_categorical=True)
+        matrix = xgb.DMatrix(rows, feature_types=booster.feature_types, enable_categorical=True)
         return as_array(booster.predict(matrix, validate_features=False))
 
     width = int(learner["learner_model_param"]["num_feature"])

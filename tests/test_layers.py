@@ -25,7 +25,7 @@ LAYERS = {
         "records",
         "budget config_file escape registry requests words",
     ],
-    "engine": ["infer.backends", "fused", "infer kernels", "cluster device faults frames quant"],
+    "engine": ["infer.backends", "fused", "infer kernels", "cluster device faults frames quant xgb"],
     "models": [
         "tree_file",
         "bert booking complete_journey online_shoppers open_bandit recsys2021 sigir_ecom",

@@ -5,12 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from buzzer.engine.xgb import xgboost
 from buzzer.errors import DataError, UnsupportedError
-
-try:
-    import xgboost
-except ImportError as error:
-    raise UnsupportedError("XGBoost is not installed", "pip install 'buzzer[run]'") from error
 
 LIGHTGBM = ".txt"  # suffix of LightGBM's files
 XGBOOST = "use --backend xgboost"

@@ -73,13 +73,13 @@ class Reference:
     """XGBoost's prediction from a DMatrix. (The measured backend predicts in place.)"""
 
     def __init__(self, model: Path) -> None:
-        import xgboost
+        from buzzer.engine.xgb import xgboost
 
         self._booster = xgboost.Booster(model_file=model)
 
     def predict(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         """Probabilities float32 [rows] of `features` float32 [rows, features]."""
-        import xgboost
+        from buzzer.engine.xgb import xgboost
 
         return {"probability": self._booster.predict(xgboost.DMatrix(batch["features"]))}
 

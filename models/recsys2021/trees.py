@@ -127,7 +127,7 @@ def seed_of(seed: int, bag: int) -> int:
 
 def in_process(x: Array, threads: int) -> Learn:
     """A function that trains in this process. The matrix is built once for all labels."""
-    import xgboost
+    from buzzer.engine.xgb import xgboost
 
     data = xgboost.QuantileDMatrix(x, nthread=threads)
 
@@ -143,7 +143,8 @@ def in_process(x: Array, threads: int) -> Learn:
 def on_cluster(x: Array) -> Learn:
     """A function that trains on the open cluster with XGBoost's Dask interface. Each worker gets an equal share of adjacent rows."""
     from distributed import default_client
-    from xgboost import dask as xgboost_dask
+
+    from buzzer.engine.xgb import dask
 
     client = default_client()
     rows = -(-len(x) // len(cluster.addresses(client)))
@@ -153,9 +154,9 @@ def on_cluster(x: Array) -> Learn:
         columns = {"label": cluster.spread(client, y, rows)}
         if margins is not None:
             columns["base_margin"] = cluster.spread(client, margins, rows)
-        data = xgboost_dask.DaskQuantileDMatrix(client, features, **columns)
+        data = dask().DaskQuantileDMatrix(client, features, **columns)
         shared = {name: value for name, value in settings.items() if name != "nthread"}  # set by each worker
-        return xgboost_dask.train(client, shared, data, rounds)["booster"]
+        return dask().train(client, shared, data, rounds)["booster"]
 
     return learn
 

@@ -112,6 +112,12 @@ class RunGroup(Repetitions):
         return median(seconds) if seconds else None
 
     @property
+    def imports_s(self) -> float | None:
+        """Median seconds that the runs took to import packages; None in older records."""
+        seconds = [sum(r.imports.values()) for r in self.records if r.imports]
+        return median(seconds) if seconds else None
+
+    @property
     def outcome(self) -> str:
         """The worst outcome, and why a run that ended ok is not ranked."""
         worst = self.worst

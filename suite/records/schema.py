@@ -131,6 +131,7 @@ class Facts(Open):
     ceiling: Score | None = None
     ceilings: dict[Name, Score] = {}
     layers: int = Field(default=0, ge=0, le=10**6)
+    import_s: dict[Name, Seconds] = {}
 
 
 class Verdict(Open):
@@ -359,6 +360,11 @@ class Record(Strict):
     def scoring(self) -> Literal["inside", "outside"]:
         """Whether scoring is inside or outside the wall time. Runs that differ in this are never compared."""
         return "outside" if self.schema_minor >= 1 else "inside"
+
+    @property
+    def imports(self) -> dict[str, float]:
+        """Package -> seconds that the run took to import it; empty in older records."""
+        return self.details.get("import_s", {})
 
     @property
     def compared(self) -> list[Phase]:

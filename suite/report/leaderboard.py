@@ -92,14 +92,15 @@ def board_facts(group: Sequence[Record]) -> str:
 
 
 def phase_table(group: Sequence[Record]) -> Table:
-    """Median wall seconds by phase, throughput, and latency of single items, of the runs that ended ok."""
-    names = phase_names(group)
-    lines = [_phase_cells(row, names) for row in rows(group) if row.first.outcome == "ok"]
+    """Median wall seconds by phase and of imports, throughput, and latency of single items, of the runs that ended ok."""
+    names, imports = phase_names(group), any(r.imports for r in group)
+    lines = [_phase_cells(row, names, imports) for row in rows(group) if row.first.outcome == "ok"]
     header = (
         "engine",
         "backend",
         "budget",
         *(f"{name} s" for name in names),
+        *(["of which imports s"] if imports else []),
         "rows/s in predict",
         "latency ms",
     )
@@ -107,11 +108,12 @@ def phase_table(group: Sequence[Record]) -> Table:
     return table(f"Wall seconds by phase{outside}", header, lines)
 
 
-def _phase_cells(row: RunGroup, names: Iterable[str]) -> tuple[str, ...]:
+def _phase_cells(row: RunGroup, names: Iterable[str], imports: bool) -> tuple[str, ...]:
     r, predict = row.first, row.phase_s("predict")
     rate = f"{r.rows / predict:,.0f}" if predict and r.rows else ""
     seconds = (decimal(row.phase_s(name), 3) for name in names)
-    return (r.engine_name, r.backend, r.budget.name, *seconds, rate, latency(row))
+    imported = [decimal(row.imports_s, 3)] if imports else []
+    return (r.engine_name, r.backend, r.budget.name, *seconds, *imported, rate, latency(row))
 
 
 def latency(row: RunGroup) -> str:

@@ -101,6 +101,9 @@ def phases(r: Record) -> Table:
     ]
     outside = f"{SCORE} is not part of the wall time"
     notes = [outside] if r.scoring == "outside" and any(p.name == SCORE for p in r.phases) else []
+    if r.imports:
+        imports = (f"{package} {grouped(seconds, 3)} s" for package, seconds in r.imports.items())
+        notes.append(f"of which imports: {', '.join(imports)}")
     return table("Phases", ("phase", "wall s", "share", "CPU s", "peak MB"), lines, notes)
 
 

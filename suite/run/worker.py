@@ -18,9 +18,10 @@ from buzzer.engine import faults
 from buzzer.engine.device import limit_memory, no_cuda, nvml, own_memory
 from buzzer.errors import BuzzerError, UnsupportedError, disk_full
 from buzzer.models.api import progress
-from buzzer.models.api.context import SCORE, Result, RunContext, Steps, Task
+from buzzer.models.api.context import SCORE, RunContext, Steps, Task
 from buzzer.suite.run import clock, counters, events
 from buzzer.suite.run.events import Done, Failed
+from buzzer.suite.run.imports import Imports
 from buzzer.suite.run.spec import WorkerSpec
 
 PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
@@ -113,21 +114,29 @@ def main(path: str) -> int:
     return 0 if isinstance(last, Done) else 1
 
 
-def checked_files(steps: Steps, out: Path) -> Steps:
-    """The same steps. Raises RuntimeError if a result file was written after `score` began, when the clock had stopped."""
-    before: dict[Path, tuple[int, int]] | None = None
+def at_score(steps: Steps, act: Callable[[], None]) -> Steps:
+    """The same steps. Calls `act` when phase `score` begins."""
+    acted = False
     while True:
         try:
             phase = next(steps)
         except StopIteration as end:
-            result: Result = end.value
-            break
-        if phase == SCORE and before is None:
-            before = {path: size_and_time(path) for path in out.rglob("*")}
+            return end.value
+        if phase == SCORE and not acted:
+            acted = True
+            act()
         yield phase
-    if before is None:
-        return result
-    if changed := [path.name for path in result.files if before.get(path) != size_and_time(path)]:
+
+
+def checked_files(steps: Steps, out: Path) -> Steps:
+    """The same steps. Raises RuntimeError if a result file was written after `score` began, when the clock had stopped."""
+    before: list[dict[Path, tuple[int, int]]] = []
+    result = yield from at_score(
+        steps, lambda: before.append({path: size_and_time(path) for path in out.rglob("*")})
+    )
+    if before and (
+        changed := [path.name for path in result.files if before[0].get(path) != size_and_time(path)]
+    ):
         raise RuntimeError(f"{', '.join(changed)} changed after phase {SCORE} began")
     return result
 
@@ -140,7 +149,7 @@ def size_and_time(path: Path) -> tuple[int, int]:
 
 def attempt(spec: WorkerSpec, file: IO[str]) -> Done | Failed:
     """Run the task and write its phases to `file`. Returns the closing event."""
-    context = spec.context
+    context, imports = spec.context, Imports().start()
     try:
         # Phase `start` begins when the process is started, so it includes the interpreter and the imports.
         synchronize = device_synchronize(context.device)
@@ -149,16 +158,18 @@ def attempt(spec: WorkerSpec, file: IO[str]) -> Done | Failed:
         if spec.verb == "fit":
             progress.listen(ticker.report)
         steps = checked_files(getattr(load_entry(spec.entry), spec.verb)(context), context.out)
-        result, wall_s = clock.run(steps, ticker)
+        result, wall_s = clock.run(at_score(steps, imports.stop), ticker)
         gpu = {"gpu_bytes": device.memory()} if device is not None else {}
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  every failure becomes an event
         return failure(error)
+    finally:
+        imports.stop()
     return Done(
         wall_s=wall_s,
         overhead_s=ticker.overhead_s,
         scores=dict(result.scores),
         rows=result.rows,
-        details=dict(result.details) | gpu,
+        details=dict(result.details) | gpu | {"import_s": imports.seconds},
         notes=list(result.notes),
         samples={name: list(values) for name, values in result.samples.items()},
         files=[path.name for path in result.files],

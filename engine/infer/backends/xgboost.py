@@ -7,12 +7,7 @@ from typing import Any
 from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
 from buzzer.engine.infer.trees import booster_of
-from buzzer.errors import UnsupportedError
-
-try:
-    import xgboost
-except ImportError as error:
-    raise UnsupportedError("XGBoost is not installed", "pip install 'buzzer[run]'") from error
+from buzzer.engine.xgb import xgboost
 
 PRECISIONS = ("fp32",)
 

@@ -76,7 +76,7 @@ def fit_trees(context: Context, x: Any, rows: Rows) -> Array:
 
     Winners: 20 rounds, depth 6, eta .53, column sample .4, lambda 6.
     """
-    import xgboost
+    from buzzer.engine.xgb import xgboost
 
     learn, held = ~rows.held, xgboost.DMatrix(rows.numbers[rows.held])
     with progress.part(0.0, 0.5):
@@ -88,8 +88,7 @@ def fit_trees(context: Context, x: Any, rows: Rows) -> Array:
 
 def trees(context: Context, x: Any, y: Array, weights: Array) -> Any:
     """A Booster of rows x [rows, columns] with labels y, 0 or 1, and weights."""
-    import xgboost
-
+    from buzzer.engine.xgb import xgboost
     from buzzer.models import boosting
 
     params = context.params
