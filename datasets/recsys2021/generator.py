@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from typing import IO, cast
@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from buzzer.datasets.contract import Progress
@@ -459,9 +458,11 @@ def hashes_of(first: Ints, many: Ints, salt: int) -> pl.Series:
 
 def joined(values: pa.Array, many: Ints) -> pl.Series:
     """Consecutive runs of `many` values, joined by TAB; missing if `many` is 0."""
+    from pyarrow import compute
+
     offsets = np.concatenate([[0], np.cumsum(many)])
     lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values)
-    text = pc.if_else(pa.array(many > 0), pc.binary_join(lists, LIST), None)
+    text = compute.if_else(pa.array(many > 0), compute.binary_join(lists, LIST), None)
     return pl.Series(text)
 
 
@@ -469,7 +470,13 @@ def tokens_of(world: World, tweet: Ints, author: Ints, language: Ints) -> pl.Ser
     """The token ids of each tweet as text, joined by TAB."""
     texts = Texts.of(world, tweet, author, language)
     token = texts.at(*texts.everywhere())
-    return joined(NUMBERS.take(pa.array(token)), texts.many)
+    return joined(numbers().take(pa.array(token)), texts.many)
+
+
+@cache
+def numbers() -> pa.Array:
+    """Each token id as a string. Made when it is used, because pyarrow imports pandas for it."""
+    return pa.array(np.arange(120_000)).cast(pa.string())
 
 
 @dataclass(frozen=True)
@@ -558,6 +565,3 @@ class Texts:
         row, position = row[likely], position[likely]
         found = self.at(row, position) == AT
         return row[found], position[found]
-
-
-NUMBERS = pc.cast(pa.array(np.arange(120_000)), pa.string())  # each token id as a string

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import polars as pl
 
@@ -184,6 +183,8 @@ def fallback(plan: pl.LazyFrame) -> str:
     does.
     """
     require()
+    from unittest import mock  # not at the top: it imports asyncio
+
     from cudf_polars import Translator
     from cudf_polars.streaming.parallel import lower_ir_graph
     from cudf_polars.streaming.statistics import collect_statistics
