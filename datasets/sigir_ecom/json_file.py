@@ -86,7 +86,7 @@ def events(piece: list[QueryRecord]) -> Any:
     hashed_url, server_timestamp_epoch_ms, and vector_0 to vector_49 (float32; 0 without a search).
     """
     import numpy as np
-    import pyarrow as pa
+    import polars as pl
 
     flat = [event for record in piece for event in record["query"]]
     lengths = [len(record["query"]) for record in piece]
@@ -103,5 +103,6 @@ def events(piece: list[QueryRecord]) -> Any:
         ),
     }
     for name in ("event_type", "product_action", "product_sku_hash", "hashed_url"):
-        columns[name] = pa.array([event.get(name) for event in flat], pa.string())
-    return pa.table(columns | {f"vector_{i}": vectors[:, i] for i in range(DIMS)})
+        columns[name] = pl.Series([event.get(name) for event in flat], dtype=pl.String)
+    # Not by pyarrow.array, which imports pandas.
+    return pl.DataFrame(columns | {f"vector_{i}": vectors[:, i] for i in range(DIMS)}).to_arrow()

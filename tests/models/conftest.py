@@ -68,6 +68,8 @@ def make_context() -> Callable[..., RunContext]:
     return make
 
 
+# Modules whose import takes long, of which a prediction on Polars and ONNX Runtime needs only the last.
+HEAVY = {"torch", "pandas", "sklearn", "scipy.stats", "asyncio", "onnx", "onnxruntime"}
 PREDICT = """
 import pickle, sys
 from buzzer.suite import registry
@@ -82,13 +84,12 @@ print(*sys.modules)
 
 @pytest.fixture(scope="session")
 def imported() -> Callable[[RunContext], set[str]]:
-    """The modules that a prediction imports until it is written, in a process of its own."""
+    """Those of HEAVY that a prediction imports until it is written, in a process of its own."""
 
     def predict(context: RunContext) -> set[str]:
         script, given = [sys.executable, "-c", PREDICT], pickle.dumps(context)
-        return set(
-            subprocess.run(script, input=given, capture_output=True, check=True).stdout.decode().split()
-        )
+        done = subprocess.run(script, input=given, capture_output=True, check=True)
+        return HEAVY & {*done.stdout.decode().split()}
 
     return predict
 

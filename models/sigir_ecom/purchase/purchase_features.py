@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
+import polars as pl
 
 from buzzer.datasets.sigir_ecom.metric import WEIGHTS
 from buzzer.datasets.sigir_ecom.schema import AFTER_ADD
@@ -72,7 +72,8 @@ def facts(e: Engine, catalogue: Products) -> Facts:
     coordinates /= np.maximum(np.linalg.norm(coordinates, axis=1, keepdims=True), 1e-9)
     columns = {name: coordinates[:, i] for i, name in enumerate(Facts.columns())}
     table = {"code": np.arange(len(catalogue.price)), "price": catalogue.price.astype(np.float64)}
-    return Facts(e.from_arrow(pa.table(table | columns)))
+    # Not by pyarrow.table, which imports pandas.
+    return Facts(e.from_arrow(pl.DataFrame(table | columns).to_arrow()))
 
 
 # ---- rows ---------------------------------------------------------------------------------------------------------
