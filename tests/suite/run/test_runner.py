@@ -41,7 +41,7 @@ def test_all_of_a_good_run_is_measured(predict: Predict, enforcement: str, tmp_p
     assert r.scores == {"accuracy": 0.9}
     assert r.gate.status == "reference"
     assert r.rows == 10
-    assert r.details == {"threads": 1}
+    assert r.details == {"threads": 1, "import_s": r.imports}
     assert r.peak_memory_bytes is not None
     assert r.peak_memory_bytes > 5e6
     assert r.cpu_s is not None
