@@ -7,7 +7,7 @@ import pytest
 from buzzer.suite.analysis import comparison
 from buzzer.suite.records import frame, gate, repetitions
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import compare_json, compare_text, frontier, leaderboard, page_runs
+from buzzer.suite.report import compare_json, compare_text, frontier, leaderboard, page_runs, record_text
 from buzzer.suite.run.plan import TaskSelection, fit_run, predict_runs
 
 Make = Callable[..., Record]
@@ -131,6 +131,21 @@ NOT_STARTED: dict[str, Any] = {
     "wall_s": 0.0,
 }
 NOT_STARTED |= {"phases": [], "samples": {}, "scores": {}, "cpu_s": None, "peak_memory_bytes": None}
+
+
+def test_imports_are_shown_where_they_were_measured(make_record: Make) -> None:
+    """The median over runs of the sum over packages: of 0.75 and 1.25 s, and none of an older record."""
+    older = make_record()
+    assert "of which imports s" not in leaderboard.phase_table([older]).names
+    assert not any("imports" in note for note in record_text.phases(older).notes)
+    runs = [
+        make_record(**ORT, repeat=i, details={"import_s": {"torch": 0.5 * (i + 1), "polars": 0.25}})
+        for i in range(2)
+    ]
+    table = leaderboard.phase_table([older, *runs])
+    column = table.names.index("of which imports s")
+    assert {line[1]: line[column] for line in table.lines} == {"torch_eager": "", "onnxruntime": "1.000"}
+    assert "of which imports: torch 1.000 s, polars 0.250 s" in record_text.phases(runs[1]).notes
 
 
 def test_figures_that_were_not_measured_are_empty(make_record: Make, choose: Choose) -> None:
