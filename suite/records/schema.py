@@ -123,6 +123,7 @@ class Sizes(Open):
     lengths: Literal["fixed", "real"]
     scenario: Literal["", "single-stream", "offline", "server"]
     model_hash: str = Field(default="", pattern=r"^[0-9a-f]*$", max_length=64)
+    model: dict[str, Any] = {}
 
 
 class Facts(Open):
