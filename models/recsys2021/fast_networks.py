@@ -9,6 +9,7 @@
 from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -138,12 +139,12 @@ class Recurrence(nn.Module):
 def marked(vectors: Array) -> Tensor:
     """The token vectors with two more columns, float32 [VOCABULARY + 1, token_dim + 2]: 1 for a token, 1 for padding. So one product
     gives W x + b of all tokens, and a row of its own for padding. The last row is token 0 as the only token of an empty text."""
-    words = torch.zeros(len(vectors) + 1, vectors.shape[1] + 2)
-    words[1:-1, :-2] = torch.tensor(vectors[1:])
-    words[-1, :-2] = torch.tensor(vectors[0])
+    words = np.zeros((len(vectors) + 1, vectors.shape[1] + 2), dtype=np.float32)
+    words[1:-1, :-2] = vectors[1:]
+    words[-1, :-2] = vectors[0]
     words[1:, -2] = 1
     words[0, -1] = 1
-    return words
+    return torch.from_numpy(words)
 
 
 def recur(
