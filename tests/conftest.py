@@ -2,6 +2,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,17 @@ def whole_sums() -> None:
     """Skips the test if sums of INT8 products are not exact on this processor."""
     if device.saturates():
         pytest.skip("without VNNI, sums of pairs of INT8 products saturate at 16 bits")
+
+
+@pytest.fixture
+def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, str]], Path]:
+    """Writes files, by their paths in a folder that is first on the path of imports. Returns the folder."""
+
+    def write(files: Mapping[str, str]) -> Path:
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        return tmp_path
+
+    return write

@@ -60,14 +60,10 @@ def clear() -> None:
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+def install(tmp_path: Path, importable: Callable[[Mapping[str, str]], Path]) -> Iterator[Install]:
     """Puts the package `acme` and a distribution with these entry points on the path: group -> name -> value."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    for name, text in {"engine": ENGINE, "backend": BACKEND, "task": TASK, "work": "TASK = 1\n"}.items():
-        (tmp_path / "acme").mkdir(exist_ok=True)
-        (tmp_path / "acme" / f"{name}.py").write_text(text)
-    (tmp_path / "acme" / "__init__.py").write_text("")
-    (tmp_path / "acme" / "task.yaml").write_text(YAML)
+    modules = {"__init__": "", "engine": ENGINE, "backend": BACKEND, "task": TASK, "work": "TASK = 1\n"}
+    importable({f"acme/{name}.py": text for name, text in modules.items()} | {"acme/task.yaml": YAML})
 
     def go(entries: Mapping[str, Mapping[str, str]], name: str = "acme-plug") -> None:
         facts = tmp_path / f"{name.replace('-', '_')}-1.2.dist-info"

@@ -68,7 +68,7 @@ def make_context() -> Callable[..., RunContext]:
     return make
 
 
-# Modules whose import takes long, of which a prediction on Polars and ONNX Runtime needs only the last.
+# Modules whose import takes long. A prediction on Polars and ONNX Runtime needs only onnxruntime.
 HEAVY = {"torch", "pandas", "sklearn", "scipy.stats", "asyncio", "onnx", "onnxruntime"}
 PREDICT = """
 import pickle, sys

@@ -54,10 +54,15 @@ def example_of(form: Any, tokens: int) -> dict[str, Any]:
     return network_files.example(len(SET.names()), tokens, sides, USER_DIM)
 
 
+def interface_of(form: Any, tokens: int) -> tuple[dict[str, Any], dict[str, dict[int, str]]]:
+    """The example of a form, and the axes that may change."""
+    example = example_of(form, tokens)
+    return example, {key: network_files.AXES[key] for key in example}
+
+
 def session_of(form: Any, backend: str, tokens: int, precision: str = "fp32") -> infer.Session:
     """A session of an inference form; skips a backend that this machine cannot run."""
-    example = example_of(form, tokens)
-    axes = {key: network_files.AXES[key] for key in example}
+    example, axes = interface_of(form, tokens)
     try:
         return infer.prepare(
             form,
@@ -135,8 +140,7 @@ def test_a_graph_has_the_tables_of_a_recurrence_or_what_is_smaller(
         want = network(*map(torch.from_numpy, rows.values())).numpy()
     users = network.users.weight.detach().numpy()[rows["users"][:, list(network.sides)]]
     form = fast_networks.inference_form(network, wide)
-    example, graph = example_of(form, TOKENS), tmp_path / "gru64.onnx"
-    axes = {key: network_files.AXES[key] for key in example}
+    (example, axes), graph = interface_of(form, TOKENS), tmp_path / "gru64.onnx"
     infer.store(form, graph, example, network_files.OUTPUTS, axes)
     others = sum(weight.nbytes for weight in form.network.parameters()) + 4 * 64 * 192
     assert 0 <= graph.stat().st_size - 4 * WORDS * min(dim, 192) - others < 60_000

@@ -82,6 +82,8 @@ def test_a_folder_that_vanishes_is_passed_over(
         ({"scores": {"accuracy": float("nan")}}, "NaN is not valid JSON"),
         ({"message": "\ud800"}, "surrogates"),
         ({"job": "bench", "config": {"batch": 0}}, "batch"),
+        ({"job": "bench", "config": SIZES | {"model": ["a"]}}, "model: Input should be a valid dictionary"),
+        ({"details": {"import_s": {"torch": -1.0}}}, "import_s"),
         ({"job": "bench", "config": SIZES, "samples": {"warm_run": [0.0]}}, "took no time"),
         ({"run_id": "../../etc/passwd"}, "run_id"),
     ],

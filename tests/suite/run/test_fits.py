@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -109,13 +109,9 @@ SOURCES = {
 
 
 @pytest.fixture
-def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def ours(importable: Callable[[Mapping[str, str]], Path]) -> Iterator[Path]:
     """A package with a task."""
-    for name, text in SOURCES.items():
-        (tmp_path / "ours" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "ours" / name).write_text(text)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield tmp_path / "ours"
+    yield importable({f"ours/{name}": text for name, text in SOURCES.items()}) / "ours"
     fits.code_hash.cache_clear()
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,9 @@ SOURCES = {
 
 
 @pytest.fixture
-def imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Imports]:
+def imports(importable: Callable[[Mapping[str, str]], Path]) -> Iterator[Imports]:
     """Imports with a clock that only the modules of SOURCES move on."""
-    for name, source in SOURCES.items():
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
+    importable(SOURCES)
     clock: Any = importlib.import_module("ticks")
     timer = Imports(lambda: clock.seconds)
     yield timer.start()
