@@ -86,12 +86,12 @@ def cpu_cluster(workers: int, threads: int) -> Any:
 
 def cuda_cluster(workers: int, gpu_memory_bytes: int | None) -> Any:
     """A local cluster with one worker per GPU. Raises UnsupportedError if there are fewer GPUs than workers."""
-    from buzzer.engine.device import gpus
+    from buzzer.engine.device import SEE_ENV, gpus
 
     if len(gpus()) < workers:
         raise UnsupportedError(
             f"{workers} GPUs requested, this machine has {len(gpus())}",
-            "`buzzer env` shows what this machine has",
+            SEE_ENV,
         )
     from dask_cuda import LocalCUDACluster
 

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from buzzer.errors import UnsupportedError
+
 RAPIDS_CUDA = (13, 0)  # CUDA version of the `gpu` extra's wheels
 # https://docs.nvidia.com/cuda/cuda-driver-api, CUresult
 CODES = {
@@ -19,6 +21,7 @@ CODES = {
     803: "driver and kernel module differ",
     804: "forward compatibility is not supported here",
 }
+SEE_ENV = "`buzzer env` shows what this machine has"
 _limit: int | None = None  # of GPU memory, in bytes
 CPUINFO = Path("/proc/cpuinfo")
 # CPU flags in CPUINFO -> names of the instruction sets, widest vectors first.
@@ -117,11 +120,25 @@ def gpu_memory() -> list[int]:
     return [gpu.memory_bytes for gpu in gpus() if gpu.memory_bytes is not None]
 
 
+def require_cuda() -> None:
+    """Raises UnsupportedError if there is no CUDA device, according to the driver. Imports nothing."""
+    if why := cuda_problem():
+        raise UnsupportedError(f"no CUDA device here: {why}", SEE_ENV)
+
+
 def no_cuda() -> str:
     """The error message for a machine where torch sees no CUDA device, with the driver's reason if there is one."""
     import torch
 
     return f"no CUDA device here: {cuda_problem() or f'torch {torch.__version__} does not see it'}"
+
+
+def require_torch_cuda() -> None:
+    """Raises UnsupportedError if torch sees no CUDA device."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UnsupportedError(no_cuda(), SEE_ENV)
 
 
 def cuda_problem(least: tuple[int, int] = (0, 0)) -> str:

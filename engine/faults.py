@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from buzzer.engine.device import SEE_ENV
+
 MEMORY, LACKING, REFUSED = "memory", "lacking", "refused"
 
 
@@ -39,7 +41,7 @@ RULES: dict[Fault, list[str]] = {
         r"(cudaError|CUDA_ERROR_)S(ystemDriverMismatch|YSTEM_DRIVER_MISMATCH)",
         r"unsupported toolchain|cudaErrorUnsupportedPtxVersion",
     ],
-    Fault(LACKING, "`buzzer env` shows what this machine has"): [
+    Fault(LACKING, SEE_ENV): [
         r"Found no NVIDIA driver|Torch not compiled with CUDA|No CUDA GPUs are available",
         r"cudaErrorNoDevice|no CUDA-capable device|CUDA_ERROR_NO_DEVICE",
         r"NVMLError_(LibraryNotFound|DriverNotLoaded)|libcuda\.so\S*: cannot open",

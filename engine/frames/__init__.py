@@ -201,9 +201,9 @@ def require(described: EngineInfo) -> None:
 
 def require_device(name: str) -> None:
     """Raises UnsupportedError if there is no usable GPU. The check comes first because some libraries fall back to the CPU."""
-    from buzzer.engine.device import RAPIDS_CUDA, cuda_problem, gpus
+    from buzzer.engine.device import RAPIDS_CUDA, SEE_ENV, cuda_problem, gpus
 
     problem = cuda_problem(RAPIDS_CUDA) or ("" if gpus() else "NVML reports none")
     if problem:
         message = f"engine {name} needs a CUDA device: {problem}"
-        raise UnsupportedError(message, "`buzzer env` shows what this machine has")
+        raise UnsupportedError(message, SEE_ENV)

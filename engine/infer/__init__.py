@@ -70,7 +70,8 @@ class BackendInfo:
     summary: str  # one line for `buzzer list`
     runs: frozenset[Kind]
     packages: tuple[str, ...] = ()  # top-level modules that must be installed
-    devices: tuple[str, ...] = BOTH
+    library: str = ""  # file in the folder of the first package; some of the package's distributions lack it
+    devices: tuple[str, ...] = BOTH  # the one that it is meant for first
     simulated: tuple[str, ...] = ()  # precisions that it simulates: their results, but the speed of FP32
     takes_gpu_arrays: bool = False  # whether `Session.run` accepts arrays on the GPU
     needs_compiler: bool = False  # whether it needs a C compiler
@@ -118,6 +119,7 @@ BACKENDS = {
             "ONNX Runtime's CUDA provider on device memory",
             *(NETWORKS, ONNX),
             packages=("onnxruntime",),
+            library="capi/libonnxruntime_providers_cuda.so",
             hint="pip install onnxruntime-gpu, in place of onnxruntime",
             devices=("cuda",),
         ),
@@ -126,6 +128,7 @@ BACKENDS = {
             "ONNX Runtime's TensorRT provider on device memory",
             *(NETWORKS, ONNX),
             packages=("onnxruntime",),
+            library="capi/libonnxruntime_providers_tensorrt.so",
             hint="pip install onnxruntime-gpu, in place of onnxruntime",
             devices=("cuda",),
         ),
@@ -150,6 +153,7 @@ BACKENDS = {
             "this project's Triton kernels, for encoders on a GPU",
             ENCODERS,
             packages=("torch", "triton"),
+            devices=("cuda", "cpu"),  # on a CPU only in Triton's interpreter
             hint="pip install 'buzzer[kernels]'",
         ),
         _built_in(
@@ -241,12 +245,33 @@ def split_backend(name: str) -> tuple[str, str]:
 def installed(name: str) -> bool:
     """Whether the packages of a backend, or of both backends of a pair, and the compiler are installed. `load` also imports the
     packages, which takes seconds."""
-    backends = [info(part) for part in parts(name)]
-    packages = [package for backend in backends for package in backend.packages]
-    compiles = any(backend.needs_compiler for backend in backends)
-    return all(importlib.util.find_spec(package) is not None for package in packages) and (
-        not compiles or bool(native.compiler_name())
-    )
+    return not any(missing(info(part)) for part in parts(name))
+
+
+def missing(backend: BackendInfo) -> tuple[str, str] | None:
+    """What this installation lacks for a backend, and how to install it; None if it has everything. Imports no library of the backend."""
+    for package in backend.packages:
+        if importlib.util.find_spec(package) is None:
+            return f"the package {package}", backend.hint
+    if lacks_library(backend):
+        return f"{Path(backend.library).name}, which this {backend.packages[0]} lacks", backend.hint
+    if backend.needs_compiler and not native.compiler_name():
+        return "a C compiler", "install gcc or clang"
+    return None
+
+
+def require(backend: BackendInfo) -> None:
+    """Raises UnsupportedError if this installation lacks something for a backend."""
+    if lacks := missing(backend):
+        what, hint = lacks
+        raise UnsupportedError(f"backend {backend.name} needs {what}", hint)
+
+
+def lacks_library(backend: BackendInfo) -> bool:
+    """Whether an installed package lacks the file `library`."""
+    spec = importlib.util.find_spec(backend.packages[0]) if backend.library else None
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    return bool(folders) and not any((Path(folder) / backend.library).is_file() for folder in folders)
 
 
 def check(name: str, device: str) -> None:
@@ -255,11 +280,7 @@ def check(name: str, device: str) -> None:
     A backend that passes may still lack a device driver or a shared library.
     """
     for backend in (info(part) for part in parts(name)):
-        for package in backend.packages:
-            if importlib.util.find_spec(package) is None:
-                raise UnsupportedError(f"backend {backend.name} needs the package {package}", backend.hint)
-        if backend.needs_compiler and not native.compiler_name():
-            raise UnsupportedError(f"backend {backend.name} needs a C compiler", "install gcc or clang")
+        require(backend)
         if device not in backend.devices:
             where = ", ".join(backend.devices)
             raise UnsupportedError(f"backend {backend.name} does not run on {device}", f"it runs on {where}")
@@ -280,7 +301,9 @@ class Backend(Protocol):
 
 def load(name: str) -> Backend:
     """The backend's module. Raises UsageError for an unknown name, UnsupportedError if it is not installed."""
-    module: Backend = plugins.resolve(info(name).module, f"backend {name}")
+    described = info(name)
+    require(described)
+    module: Backend = plugins.resolve(described.module, f"backend {name}")
     if unknown := [precision for precision in module.PRECISIONS if precision not in WEIGHT_BYTES]:
         raise UnsupportedError(
             f"backend {name} has an unknown precision: {unknown[0]}", f"known: {', '.join(WEIGHT_BYTES)}"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from buzzer.engine.device import no_cuda
+from buzzer.engine.device import require_torch_cuda
 from buzzer.engine.infer.cuda_graphs import Replayed, Staged, graph_or_note
 from buzzer.engine.infer.session import Array, Description, Plan, check_batch
 from buzzer.errors import UnsupportedError, first_line
@@ -31,8 +31,8 @@ class TorchSession(Replayed):
             raise UnsupportedError(
                 f"{self.backend} runs torch modules only", "use --backend onnxruntime for ONNX files"
             )
-        if plan.device == "cuda" and not torch.cuda.is_available():
-            raise UnsupportedError(no_cuda(), "`buzzer env` shows what this machine has")
+        if plan.device == "cuda":
+            require_torch_cuda()
         if plan.device == "cuda" and plan.precision == "int8-dynamic":
             raise UnsupportedError("torch's dynamic int8 layers run on the CPU only", "use --device cpu")
         torch.set_num_threads(plan.threads)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from buzzer.engine.device import no_cuda
+from buzzer.engine.device import require_torch_cuda
 from buzzer.errors import UnsupportedError
 
 COLD_BYTES = 256 << 20  # written between replays: five times an H100's L2
@@ -17,8 +17,7 @@ def require_gpu() -> None:
     """Raises UnsupportedError without a CUDA device, and in a process whose kernels are interpreted."""
     from buzzer.engine.kernels.jit import interpreted
 
-    if not torch.cuda.is_available():
-        raise UnsupportedError(no_cuda(), "`buzzer env` shows what this machine has")
+    require_torch_cuda()
     if interpreted():
         raise UnsupportedError("kernels are interpreted in this process", "unset TRITON_INTERPRET")
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from buzzer.engine import frames, infer
+from buzzer.engine.device import SEE_ENV, require_cuda
 from buzzer.errors import UnsupportedError
 from buzzer.suite import registry
 from buzzer.suite.records import machine
@@ -87,8 +88,11 @@ def environment() -> Environment:
 
 
 def load_backend(name: str) -> object:
-    """The backend's module. Raises UnsupportedError, with the extra to install, if a package is missing."""
-    infer.check(name, infer.info(name).devices[0])
+    """The backend's module. Raises UnsupportedError, with the extra to install, if a package is missing, or if there is no device for it."""
+    device = infer.info(name).devices[0]
+    infer.check(name, device)
+    if device == "cuda":
+        require_cuda()
     return infer.load(name)
 
 
@@ -97,5 +101,5 @@ def problem_of(load: Callable[[str], object], name: str) -> str:
     try:
         load(name)
     except UnsupportedError as error:
-        return f"{error.message}; {error.hint}" if error.hint else error.message
+        return error.message if error.hint in ("", SEE_ENV) else f"{error.message}; {error.hint}"
     return ""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from buzzer.engine import frames, infer
-from buzzer.engine.device import cuda_problem
+from buzzer.engine.device import require_cuda
 from buzzer.errors import BuzzerError, UnsupportedError
 from buzzer.suite.registry import NO_ENGINE
 from buzzer.suite.run.plan import Run
@@ -49,8 +49,8 @@ def check_engine(run: Run) -> None:
 
 def check_device(run: Run) -> None:
     """Raises UnsupportedError if the run needs a CUDA device and there is none."""
-    if run.device == "cuda" and not run.cluster and (why := cuda_problem()):
-        raise UnsupportedError(f"no CUDA device here: {why}", "`buzzer env` shows what this machine has")
+    if run.device == "cuda" and not run.cluster:
+        require_cuda()
 
 
 def check_precision(run: Run) -> None:

@@ -15,7 +15,7 @@ from typing import IO
 
 from buzzer import extras
 from buzzer.engine import faults
-from buzzer.engine.device import limit_memory, no_cuda, nvml, own_memory
+from buzzer.engine.device import limit_memory, nvml, own_memory, require_torch_cuda
 from buzzer.errors import BuzzerError, UnsupportedError, disk_full
 from buzzer.models.api import progress
 from buzzer.models.api.context import SCORE, RunContext, Steps, Task
@@ -44,8 +44,7 @@ def device_synchronize(device: str) -> Callable[[], None]:
         return lambda: None
     import torch
 
-    if not torch.cuda.is_available():
-        raise UnsupportedError(no_cuda(), "`buzzer env` shows what this machine has")
+    require_torch_cuda()
     return torch.cuda.synchronize
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from buzzer.engine import frames, infer
+from buzzer.engine.infer import ENCODERS, NETWORKS, ONNX, TREES
 from buzzer.errors import UsageError
 from buzzer.suite import registry
 from buzzer.suite.run.plan import TaskSelection, fit_run
@@ -37,6 +38,15 @@ def test_a_task_names_only_existing_things(task: registry.TaskConfig) -> None:
 @pytest.mark.parametrize("model", registry.models().values(), ids=lambda model: model.name)
 def test_the_first_backend_of_a_model_runs_its_kind(model: registry.ModelConfig) -> None:
     assert infer.runs(model.backends[0], model.kind)
+
+
+@pytest.mark.parametrize(
+    ("path", "kinds"), [("folder", {NETWORKS, ENCODERS}), ("model.onnx", {ONNX}), ("trees.ubj", {TREES})]
+)
+def test_every_backend_runs_the_models_of_its_kind(path: str, kinds: set[infer.Kind]) -> None:
+    """A backend that `buzzer list` shows can be used, also on models that a user brings."""
+    able = {name for name, backend in infer.BACKENDS.items() if backend.runs & kinds}
+    assert able == {*registry.backends_of_path(path)} & {*infer.BACKENDS}
 
 
 def test_descriptors_have_the_names_of_their_keys() -> None:

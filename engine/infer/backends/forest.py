@@ -16,8 +16,6 @@ from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, che
 from buzzer.engine.infer.several import MARGINS
 from buzzer.errors import UsageError
 
-native.compiler()  # without one, the backend is unsupported
-
 PRECISIONS = ("fp32",)
 SOURCE = Path(__file__).with_name("forest.c")
 SHARE = 8 * BLOCK  # rows of a thread's share, a multiple of this

@@ -2,7 +2,7 @@
 
 import torch
 
-from buzzer.engine.device import no_cuda
+from buzzer.engine.device import require_torch_cuda
 from buzzer.engine.fused.encoder_session import EncoderSession
 from buzzer.engine.fused.session import FusedSession
 from buzzer.engine.fused.spec import Encoder, Stack
@@ -22,8 +22,8 @@ def check_device(plan: Plan) -> None:
         raise UnsupportedError("fused runs on CUDA devices only", hint)
     if plan.device == "cuda" and interpreted():
         raise UnsupportedError("kernels are interpreted in this process", "unset TRITON_INTERPRET")
-    if plan.device == "cuda" and not torch.cuda.is_available():
-        raise UnsupportedError(no_cuda(), "`buzzer env` shows what this machine has")
+    if plan.device == "cuda":
+        require_torch_cuda()
     if plan.device == "cuda" and plan.precision == "fp8" and torch.cuda.get_device_capability() < (8, 9):
         raise UnsupportedError("this GPU has no FP8 arithmetic", "use --precision int8")
 

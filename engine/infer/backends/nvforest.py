@@ -10,20 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from buzzer.engine.device import SEE_ENV
 from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.boosted import LOGISTIC, base_score
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
 from buzzer.engine.infer.several import MARGINS
+from buzzer.engine.infer.trees import LIGHTGBM, booster_of, by_row, treelite_of
 from buzzer.errors import UnsupportedError
 
-try:
-    # Imported by name, because type checkers resolve `import nvforest` to this file.
-    nvforest: Any = importlib.import_module("nvforest")
-    treelite: Any = importlib.import_module("treelite")
-except ImportError as error:
-    raise UnsupportedError("nvForest is not installed", "pip install 'buzzer[gpu]'") from error
-
-from buzzer.engine.infer.trees import LIGHTGBM, booster_of, by_row, treelite_of
+# Imported by name, because type checkers resolve `import nvforest` to this file.
+nvforest: Any = importlib.import_module("nvforest")
+treelite: Any = importlib.import_module("treelite")
 
 PRECISIONS = ("fp32",)
 DEVICES = {"cpu": "cpu", "cuda": "gpu"}
@@ -45,9 +42,7 @@ class NvForest(Base):
             if plan.device == "cpu":
                 raise
             reason = " ".join(str(error).split())
-            raise UnsupportedError(
-                f"nvForest: {reason}", "`buzzer env` shows what this machine has"
-            ) from error
+            raise UnsupportedError(f"nvForest: {reason}", SEE_ENV) from error
         # A classifier's `predict` gives the numbers of classes.
         self._predict = forest.predict_proba if forest.is_classifier else forest.predict
         self._weight_bytes = len(trees.serialize_bytes())

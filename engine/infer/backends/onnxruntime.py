@@ -5,16 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime as ort
+
 from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.onnx.lower import lower
 from buzzer.engine.infer.onnx.trees import BOOSTERS, convert
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, as_feed, check_batch
 from buzzer.errors import DataError, UnsupportedError, first_line
-
-try:
-    import onnxruntime as ort
-except ImportError as error:
-    raise UnsupportedError("ONNX Runtime is not installed", "pip install 'buzzer[run]'") from error
 
 # int8 and fp8: a module of buzzer.engine.quant, exported with quantise nodes (the CPU rounds to FP8 and multiplies in FP32).
 # int8-dynamic: weights are quantised by channel, inputs at run time.

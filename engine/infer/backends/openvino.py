@@ -7,17 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 
 from buzzer.engine import device
 from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.onnx import graphs
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
 from buzzer.errors import UnsupportedError, first_line
-
-try:
-    import openvino
-except ImportError as error:
-    raise UnsupportedError("OpenVINO is not installed", "pip install 'buzzer[cpu-fast]'") from error
 
 # int8: a module of buzzer.engine.quant; its float operators run in bf16 if the processor supports it.
 PRECISIONS = ("fp32", "bf16", "int8")

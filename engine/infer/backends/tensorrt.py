@@ -9,16 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import tensorrt
+
+from buzzer.engine.device import require_torch_cuda
 from buzzer.engine.infer.cuda_graphs import Replayed, Staged, graph_or_note
 from buzzer.engine.infer.onnx import graphs
 from buzzer.engine.infer.onnx.export import export
 from buzzer.engine.infer.session import Array, Description, Plan, check_batch
 from buzzer.errors import DataError, UnsupportedError
-
-try:
-    import tensorrt
-except ImportError as error:
-    raise UnsupportedError("TensorRT is not installed", "pip install 'buzzer[tensorrt]'") from error
 
 PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 
@@ -30,11 +28,8 @@ class TensorRt(Replayed):
     """
 
     def __init__(self, plan: Plan) -> None:
-        import torch
-
         super().__init__(plan)
-        if not torch.cuda.is_available():
-            raise UnsupportedError("TensorRT needs a CUDA device", "use --device cuda where there is one")
+        require_torch_cuda()
         self._logger = tensorrt.Logger(tensorrt.Logger.ERROR)
         self._engine = tensorrt.Runtime(self._logger).deserialize_cuda_engine(build(plan, self._logger))
         self._context = self._engine.create_execution_context()

@@ -5,16 +5,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import tl2cgen
+
 from buzzer.engine.infer import native
 from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
 from buzzer.engine.infer.trees import by_row, treelite_of
 from buzzer.errors import UnsupportedError
-
-try:
-    import tl2cgen
-except ImportError as error:
-    raise UnsupportedError("treelite and TL2cgen are not installed", "pip install 'buzzer[trees]'") from error
 
 PRECISIONS = ("fp32",)
 COMPILER = native.compiler()

@@ -7,21 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime as ort
 import torch
+from onnxruntime.capi import onnxruntime_pybind11_state
 from torch import Tensor
 
-from buzzer.engine.device import no_cuda
+from buzzer.engine.device import require_torch_cuda
 from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.cuda_graphs import WARMUPS
 from buzzer.engine.infer.onnx.export import export
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
 from buzzer.errors import DataError, UnsupportedError, first_line
-
-try:
-    import onnxruntime as ort
-    from onnxruntime.capi import onnxruntime_pybind11_state
-except ImportError as error:
-    raise UnsupportedError("ONNX Runtime is not installed", "pip install onnxruntime-gpu") from error
 
 PRECISIONS = ("fp32", "fp16")
 PLACE = "cuda"  # ONNX Runtime's name of the device of bound tensors
@@ -75,8 +71,7 @@ class BoundSession(Base):
 
     def __init__(self, plan: Plan, backend: str, provider: Provider) -> None:
         super().__init__(plan)
-        if not torch.cuda.is_available():
-            raise UnsupportedError(no_cuda(), "`buzzer env` shows what this machine has")
+        require_torch_cuda()
         if provider.name not in ort.get_available_providers():
             raise UnsupportedError(f"this ONNX Runtime has no {provider.name}", "pip install onnxruntime-gpu")
         self._backend, self._stream = backend, torch.cuda.Stream()

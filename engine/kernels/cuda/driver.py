@@ -132,10 +132,9 @@ def active() -> Driver:
     """This machine's driver. Raises UnsupportedError without a GPU of compute capability 9.0, for which the cubin is built."""
     import torch
 
-    from buzzer.engine.device import no_cuda
+    from buzzer.engine.device import require_torch_cuda
 
-    if not torch.cuda.is_available():
-        raise UnsupportedError(no_cuda(), "`buzzer env` shows what this machine has")
+    require_torch_cuda()
     if torch.cuda.get_device_capability() != (9, 0):
         major, minor = torch.cuda.get_device_capability()
         raise UnsupportedError(

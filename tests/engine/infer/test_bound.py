@@ -1,6 +1,9 @@
 """ONNX Runtime on device memory: its CPU provider in place of that of a GPU, on a stand-in for the CUDA API; and on a GPU."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +37,14 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         pytest.skip("a CUDA device is here")
     monkeypatch.setattr(bound, "PLACE", "cpu")
     monkeypatch.setattr(onnxruntime_cuda, "PROVIDER", CPU)
+    without_library(monkeypatch, "onnxruntime_cuda")
     with stand_in(monkeypatch):
         yield "stand-in"
+
+
+def without_library(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    """A backend that needs no library of ONNX Runtime's GPU distribution."""
+    monkeypatch.setitem(infer.BACKENDS, backend, replace(infer.BACKENDS[backend], library=""))
 
 
 def prepared(model: Any, precision: str = "fp32", open_axes: bool = False) -> Session:
@@ -131,9 +140,28 @@ def test_an_installation_without_the_provider_is_unsupported(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bound.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    without_library(monkeypatch, backend)
     common: dict[str, Any] = {"example": batch(0), "outputs": ("y", "h"), "device": "cuda"}
     with stand_in(monkeypatch), pytest.raises(UnsupportedError, match=r"has no \w+ExecutionProvider"):
         infer.prepare(Net().eval(), backend=backend, **common)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_the_distribution_for_the_cpu_lacks_the_library(
+    provider: str, is_there: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without an import of ONNX Runtime, so before anything is trained."""
+    backend, name = f"onnxruntime_{provider}", f"libonnxruntime_providers_{provider}.so"
+    (tmp_path / "capi").mkdir()
+    if is_there:
+        (tmp_path / "capi" / name).touch()
+    spec = ModuleSpec("onnxruntime", None, is_package=True)
+    spec.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: spec)
+    assert infer.installed(backend) == is_there
+    with nullcontext() if is_there else pytest.raises(UnsupportedError, match=f"needs {name}"):
+        infer.check(backend, "cuda")
 
 
 def test_providers_in_order_on_one_stream() -> None:

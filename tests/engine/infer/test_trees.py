@@ -143,5 +143,5 @@ def test_nvforest_refuses_base_margins_of_other_objectives() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_nvforest_without_a_gpu_is_unsupported(booster: Any) -> None:
-    with pytest.raises(UnsupportedError, match=r"not installed|GPU"):
+    with pytest.raises(UnsupportedError, match=r"needs the package nvforest|GPU"):
         infer.prepare(booster, backend="nvforest", example=EXAMPLE, device="cuda")

@@ -510,7 +510,7 @@ def test_a_file_is_benched_from_end_to_end(net: Path, tmp_path: Path) -> None:
     assert all(r.job == "bench" for r in written)
     lines = bench_table.board(written).lines
     assert [line[0] for line in lines] == ["1", ""]
-    assert "TensorRT" in lines[1][-1]
+    assert lines[1][-1] == "unsupported: backend tensorrt needs the package tensorrt"
 
 
 def test_a_run_with_a_record_is_skipped(net: Path, tmp_path: Path) -> None:

@@ -18,13 +18,14 @@ import yaml
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from buzzer.engine import device, infer
 from buzzer.suite import cli, registry
 from buzzer.suite.cli.outcome import exit_with
 from buzzer.suite.cli.signals import ENDING
 from buzzer.suite.records import machine, record
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import rerun
-from buzzer.suite.run import feasible, runner
+from buzzer.suite.run import runner
 
 Make = Callable[..., Record]
 
@@ -263,6 +264,20 @@ def test_list_and_env_print_json(buzzer: Buzzer) -> None:
     assert env["machine"]["cores"] >= 1
 
 
+def test_without_a_gpu_nothing_that_needs_one_works(buzzer: Buzzer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is installed; `fused` runs on a CPU only in Triton's interpreter."""
+    monkeypatch.setattr(device, "cuda_problem", lambda *_: "no driver")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(infer, "lacks_library", lambda backend: False)
+    env = json.loads(buzzer("env", "--json").stdout)
+    needing = ["onnxruntime_cuda", "onnxruntime_tensorrt", "tensorrt", "fused"]
+    assert {name: env["backends"][name] for name in needing} == dict.fromkeys(
+        needing, "no CUDA device here: no driver"
+    )
+    assert env["engines"]["cudf"] == "engine cudf needs a CUDA device: no driver"
+    assert env["backends"]["onnxruntime"] == env["backends"]["torch_eager"] == ""
+
+
 def test_check_distinguishes_good_records_from_bad_ones(
     process: Buzzer, tmp_path: Path, make_record: Make
 ) -> None:
@@ -365,7 +380,7 @@ def test_several_tasks_and_all_tasks(buzzer: Buzzer) -> None:
 def test_the_plan_lists_fits_rounds_and_what_cannot_run(
     buzzer: Buzzer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
 ) -> None:
-    monkeypatch.setattr(feasible, "cuda_problem", lambda: "no driver")
+    monkeypatch.setattr(device, "cuda_problem", lambda *_: "no driver")
     options = ("--engine", "pandas,polars", "--backend", "torch_eager", "--budget", "1c1g1m", "--rounds", "3")
     devices = ("--device", "cpu,cuda") if verb == "compare" else ()
     done = buzzer(verb, "booking", *options, *devices, "--on-unmet-budget", "warn", "--dry-run")
@@ -401,7 +416,7 @@ def test_the_plan_estimates_times_from_past_records(
 
 def test_nothing_that_can_run_is_an_error(buzzer: Buzzer, monkeypatch: pytest.MonkeyPatch) -> None:
     """No fit is made, each run has a record, and the exit code is that of a machine that lacks something."""
-    monkeypatch.setattr(feasible, "cuda_problem", lambda: "no driver")
+    monkeypatch.setattr(device, "cuda_problem", lambda *_: "no driver")
     options = (
         "--backend",
         "torch_eager",
@@ -426,7 +441,7 @@ def test_nothing_that_can_run_is_an_error(buzzer: Buzzer, monkeypatch: pytest.Mo
 def test_a_bench_that_cannot_run_computes_no_reference(
     buzzer: Buzzer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feasible, "cuda_problem", lambda: "no driver")
+    monkeypatch.setattr(device, "cuda_problem", lambda *_: "no driver")
     monkeypatch.setattr(runner, "bench", lambda *_: pytest.fail("a process was started"))
     options = (
         "--backend",

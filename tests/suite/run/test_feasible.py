@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from buzzer.engine import device
 from buzzer.errors import UnsupportedError
 from buzzer.models.api.context import Data
 from buzzer.suite.requests import RunRequest
@@ -23,7 +24,7 @@ def runs_of(task: str, **request: Any) -> list[Run]:
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a CUDA device."""
-    monkeypatch.setattr(feasible, "cuda_problem", lambda: "no driver")
+    monkeypatch.setattr(device, "cuda_problem", lambda *_: "no driver")
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -90,8 +91,8 @@ def test_the_scale_of_a_run_is_that_of_its_data(tmp_path: Path) -> None:
 
 def test_a_fit_without_a_run_is_left_out(tmp_path: Path, no_gpu: None) -> None:
     data = Data(tmp_path, "", "generated", {}, 0.001)
-    for device, jobs in (("cuda", ["predict"]), ("cpu", ["fit", "predict"])):
-        request = RunRequest("booking", engines="pandas", backends="torch_eager", device=device, **SMALL)
+    for where, jobs in (("cuda", ["predict"]), ("cpu", ["fit", "predict"])):
+        request = RunRequest("booking", engines="pandas", backends="torch_eager", device=where, **SMALL)
         steps = task_runs.steps(resolve.run_plan(request), [data], tmp_path)
         assert [step.run.job for step in steps] == jobs
-        assert (steps[-1].problem is None) == (device == "cpu")
+        assert (steps[-1].problem is None) == (where == "cpu")
