@@ -34,7 +34,7 @@ LAYERS = {
     ],
     "datasets": [
         "booking clinc150 complete_journey online_shoppers open_bandit recsys2021 sigir_ecom",
-        "checked contract draws files lines strict_json unfinished workers",
+        "checked contract draws files lines pieces strict_json unfinished workers",
     ],
 }
 # Pairs that a layer's order alone does not forbid: the first must not import the second.

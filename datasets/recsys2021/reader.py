@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +13,7 @@ import polars as pl
 
 from buzzer.datasets.contract import Progress
 from buzzer.datasets.files import Files, blocks, fingerprint, new_folder, opened, origin, present, refuse_rows
+from buzzer.datasets.pieces import Lines, temporary
 from buzzer.datasets.recsys2021.schema import (
     EMPTY,
     LABELS,
@@ -143,24 +144,22 @@ def pieces(path: Path, folder: Path, rows: int, wanted: Callable[[], bool] = lam
             yield path
         return
     with open_part(path) as file:
-        for number in count():
-            lines = list(islice(file, rows))
-            if not lines:
-                return
+        lines, numbers = Lines(file), count()
+        while lines.more():
+            number = next(numbers)
             if not wanted():
+                lines.skip(rows)
                 continue
-            piece = folder / f".{path.name}.{number}.piece"
-            try:
-                piece.write_bytes(b"".join(lines))
+            with temporary(folder / f".{path.name}.{number}.piece", lines.take(rows)) as piece:
                 yield piece
-            finally:
-                piece.unlink(missing_ok=True)
 
 
 def at_most(path: Path, rows: int) -> bool:
     """Whether a file has at most `rows` lines."""
     with path.open("rb") as file:
-        return next(islice(file, rows, None), None) is None
+        lines = Lines(file)
+        lines.skip(rows)
+        return not lines.more()
 
 
 def short_id(name: str) -> pl.Expr:

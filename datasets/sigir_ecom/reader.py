@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from buzzer.datasets.files import (
     refuse_rows,
     scan,
 )
+from buzzer.datasets.pieces import Lines, temporary
 from buzzer.datasets.sigir_ecom import json_file
 from buzzer.datasets.sigir_ecom.metric import write_records
 from buzzer.datasets.sigir_ecom.schema import (
@@ -121,15 +122,11 @@ def csv_pieces(path: Path, folder: Path, rows: int) -> Iterator[Path]:
     A piece is deleted when the next one is requested. Fields must not contain line breaks (official files have none).
     """
     with opened(path) as file:
-        head, number = file.readline(), 0
-        while lines := list(islice(file, rows)):
-            piece = folder / f".{path.name}.{os.getpid()}.{number}.piece"
-            number += 1
-            try:
-                piece.write_bytes(head + b"".join(lines))
+        head, lines, numbers = file.readline(), Lines(file), count()
+        while lines.more():
+            piece = folder / f".{path.name}.{os.getpid()}.{next(numbers)}.piece"
+            with temporary(piece, chain([head], lines.take(rows))):
                 yield piece
-            finally:
-                piece.unlink(missing_ok=True)
 
 
 def convert(folder: Path, out: Path, progress: Progress) -> None:

@@ -39,7 +39,7 @@ class Shard:
         p = self.predictor
         if not p.pieces:
             return 0
-        p.load_tables(load(p.e, p.context.out, ".counted"))
+        p.load_tables(load(p.e, p.context.out, ".counted"), shared=True)
         for piece in p.joined():
             if piece.predicted not in p.kept:
                 p.keep(piece, result(p.predict(piece)))

@@ -41,13 +41,12 @@ from buzzer.models.recsys2021 import features, vocabulary
 from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.feature_sets import STEPS, TARGETS, FeatureSet, Keys, feature_set
 from buzzer.models.recsys2021.fitting import THIRD_WEEK, Fitted
-from buzzer.models.recsys2021.lookup_tables import Columns, load_wanted
+from buzzer.models.recsys2021.lookup_tables import Columns, Occurring, load_wanted
 from buzzer.models.recsys2021.params import Context
 
 VERSION = 2  # of the files in the cache
 RANGE_ROWS = 1 << 20
 PARTITION_ROWS = 8_000_000
-FEW_ROWS = 1_000_000  # a table of at most so many rows is read whole
 SPILL_BYTES = 16_000_000_000  # of rows on disk at a time; more rows are drawn in several turns, each for some of the partitions
 IN_SAMPLE, FOR_SPLIT = (
     1 << 4,
@@ -484,22 +483,16 @@ def fit_tables(
         else:
             link(path, context.work / path.name)
     chosen = feature_set(context.params)
-    tables = load(e, context.work, "train", features.looked_up_by(chosen), pieces)
-    raw = load(e, context.work, "raw", features.raw_looked_up_by(chosen), pieces) if plan.raw else {}
+    occurring = Occurring(e, pieces)
+    tables = load_wanted(e, context.work, "train", features.looked_up_by(chosen), occurring)
+    raw = (
+        load_wanted(e, context.work, "raw", features.raw_looked_up_by(chosen), occurring) if plan.raw else {}
+    )
     users = {"code": e.collect(e.read_parquet(context.work / f"{USER_CODE}.parquet"))} if plan.users else {}
-    fitted = Fitted(codes, users, tables, raw, features.priors(e, tables), saved=True)
+    everything = e.read_parquet(context.work / "train-context.parquet")
+    means = features.priors(e, {"context": everything})
+    fitted = Fitted(codes, users, tables, raw, means, saved=True)
     return fitted, facts_of(folder, plan)
-
-
-def load(
-    e: Engine, folder: Path, kind: str, wanted: Mapping[str, features.KeyColumns], pieces: Sequence[Columns]
-) -> dict[str, Frame]:
-    """Tables: whole if they have few keys, else the rows whose keys occur in the pieces."""
-    paths = {name: folder / f"{kind}-{name}.parquet" for name in wanted}
-    few = {name: path for name, path in paths.items() if height(pl.scan_parquet(path)) <= FEW_ROWS}
-    large = {name: by for name, by in wanted.items() if name not in few}
-    whole = {name: e.collect(e.read_parquet(path)) for name, path in few.items()}
-    return whole | load_wanted(e, folder, kind, large, pieces)
 
 
 def link(source: Path, target: Path) -> None:

@@ -1,7 +1,7 @@
 """The lookup tables that `fit` saves. `predict` reads only the rows whose keys occur in its test rows, so memory use grows with the
 scored users and tweets and not with the training weeks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,43 @@ from buzzer.engine.frames.base import Lookup, by_keys, fill_of
 from buzzer.models.recsys2021.features import KeyColumns, same
 
 Columns = Callable[[Sequence[str]], Frame]  # columns of a piece of coded rows, by name
+# A table is read with all its rows if its file is at most this large: that takes less time than finding the keys that occur.
+WHOLE_BYTES = 4 << 20
+
+
+class Occurring:
+    """The distinct keys that occur in pieces of coded rows. Those of each set of columns are found once.
+
+    known: by columns, tables that have one row for each of their distinct keys in the pieces.
+    """
+
+    def __init__(
+        self, e: Engine, pieces: Sequence[Columns], known: Iterable[tuple[Sequence[str], Frame]] = ()
+    ) -> None:
+        self._e, self._pieces = e, pieces
+        self.found = {tuple(sorted(keys)): e.select(table, keys) for keys, table in known}
+
+    def of(self, columns: Sequence[str]) -> Frame:
+        """The keys of some columns of the pieces."""
+        name = tuple(sorted(columns))
+        if name not in self.found:
+            self.found[name] = self._distinct([piece(columns) for piece in self._pieces], columns)
+        return self.found[name]
+
+    def in_table(self, key_columns: KeyColumns) -> Frame:
+        """The keys of a table's rows that are looked up, under the table's column names."""
+        keys, by = key_columns
+        parts = [self._e.rename(self.of(columns), dict(zip(columns, keys, strict=True))) for columns in by]
+        return (
+            parts[0]
+            if len(parts) == 1
+            else self._distinct([self._e.select(part, keys) for part in parts], keys)
+        )
+
+    def _distinct(self, parts: Sequence[Frame], keys: Sequence[str]) -> Frame:
+        e = self._e
+        each = [e.distinct(part, keys) for part in parts]
+        return e.keep(each[0] if len(each) == 1 else e.distinct(e.concat(each), keys))
 
 
 def collected(e: Engine, tables: Mapping[str, Frame]) -> dict[str, Frame]:
@@ -35,43 +72,41 @@ def load(e: Engine, folder: Path, kind: str) -> dict[str, Frame]:
 
 
 def load_wanted(
-    e: Engine, folder: Path, kind: str, wanted: Mapping[str, KeyColumns], pieces: Sequence[Columns]
+    e: Engine, folder: Path, kind: str, wanted: Mapping[str, KeyColumns], occurring: Occurring
 ) -> dict[str, Frame]:
-    """The tables of one kind, with the rows whose keys occur in the pieces."""
+    """The tables of one kind: small ones with all rows, the others with the rows whose keys occur."""
     return {
-        name: e.collect(e.read_matching(folder / f"{kind}-{name}.parquet", occurring(e, by, pieces), by[0]))
+        name: e.collect(rows_wanted(e, folder / f"{kind}-{name}.parquet", by, occurring))
         for name, by in wanted.items()
     }
 
 
-def occurring(e: Engine, key_columns: KeyColumns, pieces: Sequence[Columns]) -> Frame:
-    """The distinct keys of the pieces, under the table's column names."""
-    keys, by = key_columns
-    parts = [
-        e.distinct(e.rename(piece(columns), dict(zip(columns, keys, strict=True))), keys)
-        for piece in pieces
-        for columns in by
-    ]
-    return e.keep(parts[0] if len(parts) == 1 else e.distinct(e.concat(parts), keys))
+def rows_wanted(e: Engine, path: Path, key_columns: KeyColumns, occurring: Occurring) -> Frame:
+    """The rows of a table that may be looked up."""
+    if path.stat().st_size <= WHOLE_BYTES:
+        return e.read_parquet(path)
+    return e.read_matching(path, occurring.in_table(key_columns), key_columns[0])
 
 
-def merged(e: Engine, wanted: Sequence[Lookup]) -> list[Lookup]:
-    """One lookup for each set of key columns, equivalent to `wanted`.
+def merged(e: Engine, wanted: Sequence[Lookup], occurring: Occurring) -> list[Lookup]:
+    """One lookup for each set of key columns, equivalent to `wanted` for the keys that occur.
 
     Then rows are joined once for each key set. The merged tables stay on the engine's device, so they are merged and moved only once for
     all pieces.
     """
-    return [merge_one(e, keys, lookups) for keys, lookups in by_keys(wanted).items()]
+    return [merge_one(e, keys, lookups, occurring) for keys, lookups in by_keys(wanted).items()]
 
 
-def merge_one(e: Engine, keys: Sequence[str], wanted: Sequence[Lookup]) -> Lookup:
+def merge_one(e: Engine, keys: Sequence[str], wanted: Sequence[Lookup], occurring: Occurring) -> Lookup:
     """One lookup equivalent to several with the same key columns of the frame. Its table uses the frame's column names."""
     alike = [renamed(e, lookup) for lookup in wanted]
     fills = {name: fill_of(lookup.fill, name) for lookup in alike for name in lookup.columns}
     if len(alike) == 1:
         table = e.select(alike[0].table, [*keys, *fills])
     else:
-        all_keys = e.distinct(e.concat([e.select(lookup.table, keys) for lookup in alike]), keys)
+        all_keys = occurring.found.get(tuple(keys))
+        if all_keys is None:
+            all_keys = e.distinct(e.concat([e.select(lookup.table, keys) for lookup in alike]), keys)
         table = e.lookups(all_keys, alike)
     return Lookup(e.keep(table), same(keys), same(list(fills)), fills)
 

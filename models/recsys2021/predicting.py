@@ -18,7 +18,7 @@ from buzzer.models.recsys2021 import ensemble, features, fitting, second_stage_f
 from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.feature_sets import FeatureSet, feature_set
 from buzzer.models.recsys2021.fitting import Fitted
-from buzzer.models.recsys2021.lookup_tables import Columns, kept, load, load_wanted, merged, save
+from buzzer.models.recsys2021.lookup_tables import Occurring, kept, load, load_wanted, merged, save
 from buzzer.models.recsys2021.params import BASELINE, Context, second_name
 
 IDS = ("tweet_id", "enaging_user_id")
@@ -183,11 +183,11 @@ class Predictor:
         self.table_rows = 0
 
     def preprocess(self, number: int, path: Path) -> Mapping[str, Frame]:
-        """Parse and code a piece. Returns its counts. If there is more than one piece, all are moved to files.
+        """Parse and code a piece. Returns its counts. Pieces that are not predicted together are moved to files.
 
         `row` continues after the last piece.
         """
-        e, before = self.e, sum(piece.height for piece in self.pieces)
+        e, before = self.e, self.rows
         t = e.with_columns(features.read_part(e, path, False), row=lambda column: column("row") + before)
         t = features.base(e, t, self.columns, False, self.extra)
         t = features.code(e, t, self.codes)
@@ -196,10 +196,20 @@ class Predictor:
             e, second_stage_features.count(e, partial(e.select, t), self.columns, self.models.second)
         )
         self.pieces.append(Piece(e, self.kept, number, t, counts))
-        if len(self.pieces) > 1:  # only one piece at a time is in memory
+        if self.in_files:
             for piece in self.pieces:
                 piece.put_aside()
         return counts
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the pieces."""
+        return sum(piece.height for piece in self.pieces)
+
+    @property
+    def in_files(self) -> bool:
+        """Whether the pieces are in files. In memory are only those that are predicted together."""
+        return len(self.pieces) > 1 and self.rows > self.joined_rows
 
     def first_pass(self) -> Generator[str, None, Mapping[str, Frame]]:
         """Code all pieces of the test. Returns the counts over all scored rows; yields its phases."""
@@ -216,7 +226,7 @@ class Predictor:
             self.preprocess(number, path)
         yield "preprocess"
         counted = self.add_up([piece.counts() for piece in self.pieces])
-        if self.context.partial is not None and len(self.pieces) > 1:
+        if self.context.partial is not None and self.in_files:
             with self.kept.making(FIRST_PASS) as folder:
                 save(self.e, folder, "counted", counted)
                 (folder / HEIGHTS).write_text(" ".join(str(piece.height) for piece in self.pieces))
@@ -230,21 +240,24 @@ class Predictor:
         """The sum of the pieces' counts."""
         return kept(self.e, second_stage_features.add_up(self.e, counts, self.columns))
 
-    def load_tables(self, counted: Mapping[str, Frame]) -> None:
+    def load_tables(self, counted: Mapping[str, Frame], shared: bool = False) -> None:
         """Read the rows of the saved tables for the users and tweets in the pieces that have no predictions yet.
 
-        counted: the counts over all scored rows.
+        counted: the counts over all scored rows.  shared: whether other workers predict some of these rows.
         """
         todo = [each for each in self.joined() if each.predicted not in self.kept]
         pieces = [piece.columns for each in todo for piece in each.pieces]
         if not pieces:
             return
         e, second = self.e, self.models.second
+        every_row = not shared and len(pieces) == len(self.pieces)
+        known = second_stage_features.counted_keys(counted, self.columns) if every_row else []
+        occurring = Occurring(e, pieces, known)
         fitted = wanted(
-            e, self.context.work, self.columns, self.models, pieces, self.codes, self.means["train"]
+            e, self.context.work, self.columns, self.models, occurring, self.codes, self.means["train"]
         )
         key_columns = second_stage_features.looked_up_by(self.columns, second)
-        second_tables = load_wanted(e, self.context.work, "second", key_columns, pieces)
+        second_tables = load_wanted(e, self.context.work, "second", key_columns, occurring)
         kinds = (fitted.tables, fitted.raw, fitted.users, second_tables)
         self.table_rows = sum(e.height(table) for kind in kinds for table in kind.values())
         lookups = [
@@ -252,7 +265,7 @@ class Predictor:
             *second_stage_features.lookups(e, second_tables, self.means["validation"], self.columns, second),
         ]
         counts = second_stage_features.count_lookups(counted, self.columns)
-        self.lookups = merged(e, [*lookups, *counts])
+        self.lookups = merged(e, [*lookups, *counts], occurring)
 
     def predicted(self, piece: Joined) -> Generator[str, None, Predicted]:
         """The predictions of joined pieces, which an earlier sitting may have left; yields its phases."""
@@ -260,7 +273,7 @@ class Predictor:
             yield "write"
             return read(self.kept.path(piece.predicted) / ROWS)
         rows = yield from self.predict(piece)
-        if self.context.partial is not None and len(self.pieces) > 1:
+        if self.context.partial is not None and self.in_files:
             self.keep(piece, rows)
         return rows
 
@@ -317,15 +330,15 @@ def wanted(
     work: Path,
     columns: FeatureSet,
     models: ModelSelection,
-    pieces: Sequence[Columns],
+    occurring: Occurring,
     codes: Mapping[str, Frame],
     means: Mapping[str, float],
 ) -> Fitted:
     """The saved tables, with the rows of the users and tweets in the pieces."""
-    users = load_wanted(e, work, "user", features.USERS, pieces) if models.all_networks else {}
+    users = load_wanted(e, work, "user", features.USERS, occurring) if models.all_networks else {}
     raw_keys = features.raw_looked_up_by(columns)
-    raw = load_wanted(e, work, "raw", raw_keys, pieces) if "split" in models.trees else {}
-    tables = load_wanted(e, work, "train", features.looked_up_by(columns), pieces)
+    raw = load_wanted(e, work, "raw", raw_keys, occurring) if "split" in models.trees else {}
+    tables = load_wanted(e, work, "train", features.looked_up_by(columns), occurring)
     return Fitted(codes, users, tables, raw, means)
 
 

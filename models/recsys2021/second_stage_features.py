@@ -113,6 +113,11 @@ def add_up(e: Engine, parts: Iterable[Mapping[str, Frame]], columns: FeatureSet)
     return {name: e.rename(e.drop(table, ["n"]), {"sum_n": "n"}) for name, table in whole.items()}
 
 
+def counted_keys(counted: Mapping[str, Frame], columns: FeatureSet) -> list[tuple[Sequence[str], Frame]]:
+    """The key columns of each table of counts, and the table."""
+    return [(columns.counted[name], table) for name, table in counted.items()]
+
+
 def count_lookups(counted: Mapping[str, Frame], columns: FeatureSet) -> list[Lookup]:
     """Count encodings over all scored rows."""
     return [

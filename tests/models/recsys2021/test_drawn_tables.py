@@ -61,9 +61,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks, ranges and partitions of a few thousand rows, in two turns."""
-    rows = {"RANGE_ROWS": 3000, "PARTITION_ROWS": 7000, "SPILL_BYTES": 400_000, "FEW_ROWS": 1000}
+    rows = {"RANGE_ROWS": 3000, "PARTITION_ROWS": 7000, "SPILL_BYTES": 400_000}
     for name, value in rows.items():
         monkeypatch.setattr(drawn_tables, name, value)
+    monkeypatch.setattr(lookup_tables, "WHOLE_BYTES", 10_000)
     monkeypatch.setattr(drawn_tables, "CHUNK", 1024)
     monkeypatch.setattr(generator, "CHUNK", 1024)
     monkeypatch.setattr(drawn_tables, "usable_cores", lambda: 1)

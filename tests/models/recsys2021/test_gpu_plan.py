@@ -16,7 +16,7 @@ from buzzer.engine.frames.lazy import Lazy
 from buzzer.models.recsys2021 import features, fitting, second_stage_features
 from buzzer.models.recsys2021.feature_sets import FEATURE_SETS
 from buzzer.models.recsys2021.fitting import Fitted, Rows, sampled
-from buzzer.models.recsys2021.lookup_tables import merged
+from buzzer.models.recsys2021.lookup_tables import Occurring, merged
 from tests.gpu_plans import Planned
 
 MODELS = second_stage_features.MODELS
@@ -83,6 +83,6 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
     ]
     lookups += second_stage_features.count_lookups(tables["rows"], chosen)
     check(features.pair_features(e, e.lookups(coded, lookups), chosen))
-    once = merged(e, lookups)
+    once = merged(e, lookups, Occurring(e, []))
     assert len(once) == len({tuple(sorted(each.on)) for each in lookups})
     check(features.pair_features(e, e.lookups(coded, once), chosen))

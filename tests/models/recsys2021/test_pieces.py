@@ -1,6 +1,7 @@
 """Pieces of rows: their size, where they are stored, their lookups, and the files that workers write of them."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from buzzer.errors import UsageError
 from buzzer.models.api.context import Data, RunContext
 from buzzer.models.kept_pieces import KeptPieces
 from buzzer.models.recsys2021 import ensemble, predicting, sizes
-from buzzer.models.recsys2021.lookup_tables import merged
+from buzzer.models.recsys2021.lookup_tables import Occurring, merged
 from buzzer.models.recsys2021.params import Context
 from buzzer.models.recsys2021.predicting import Piece, Predicted, Predictor, joined, pieces_of_test
 from buzzer.models.recsys2021.task import TASK
@@ -70,10 +71,13 @@ def test_sizes_follow_engine_and_memory(
         sizes.piece_rows(context_of(engine, device, limit, piece_rows=-1))
 
 
-@pytest.mark.parametrize(("piece_rows", "files"), [(0, 0), (100, 5)])
-def test_a_single_piece_stays_in_memory(
+@pytest.mark.parametrize(
+    ("piece_rows", "joined_rows", "files"), [(0, None, 0), (100, None, 5), (100, 250, 5), (100, 1000, 0)]
+)
+def test_pieces_that_are_predicted_together_stay_in_memory(
     e: Engine,
     piece_rows: int,
+    joined_rows: int | None,
     files: int,
     data: Data,
     fitted_trees: Path,
@@ -81,9 +85,10 @@ def test_a_single_piece_stays_in_memory(
     trees_context: MakeContext,
 ) -> None:
     context = TASK.typed(trees_context(fitted_trees, tmp_path, e.name, piece_rows=piece_rows))
-    predictor = Predictor(context)
+    predictor = Predictor(context, joined_rows)
     for number, path in pieces_of_test(context):
         predictor.preprocess(number, path)
+    assert predictor.in_files == bool(files)
     assert len(list(tmp_path.glob(".pieces/coded*/rows"))) == files
     rows = [e.to_numpy(piece.columns(["a"]), ["a", "row"]) for piece in predictor.pieces]
     assert sum(len(columns["a"]) for columns in rows) == data.rows["test"]
@@ -130,8 +135,12 @@ def test_joined_pieces_read_as_one(kept_in_files: bool, e: Engine, tmp_path: Pat
     assert e.to_arrow(groups[0].columns(["a"]), ["a"]).to_pydict() == {"a": [0, 10, 20, 30]}
 
 
-def test_merged_lookups_give_the_same_columns(e: Engine) -> None:
-    """By one and two columns, of tables with other key names, with and without a match; one lookup for each key set remains."""
+@pytest.mark.parametrize("keys", [[], [["a"], ["a", "b"]]])
+def test_merged_lookups_give_the_same_columns(e: Engine, keys: list[list[str]]) -> None:
+    """By one and two columns, of tables with other key names, with and without a match; one lookup for each key set remains.
+
+    keys: the columns whose keys have been found before.
+    """
     rng = np.random.default_rng(0)
     t = e.from_arrow(
         pa.table({"row": range(200), "a": rng.integers(0, 30, 200), "b": rng.integers(0, 30, 200)})
@@ -152,7 +161,10 @@ def test_merged_lookups_give_the_same_columns(e: Engine) -> None:
         Lookup(table(["a", "b"], "n", 0, "int64"), {"a": "a", "b": "b"}, {"n": "met"}, 0),
         Lookup(table(["b", "a"], "n", 12, "int64"), {"b": "b", "a": "a"}, {"n": "rows"}, 3),
     ]
-    once = merged(e, wanted)
+    occurring = Occurring(e, [partial(e.select, t)])
+    for columns in keys:
+        occurring.of(columns)
+    once = merged(e, wanted, occurring)
     assert [sorted(each.on) for each in once] == [["a"], ["b"], ["a", "b"]]
     names = [name for each in wanted for name in each.columns.values()]
     got, want = (e.to_numpy(e.lookups(t, asked), names) for asked in (once, wanted))

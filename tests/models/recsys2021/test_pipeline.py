@@ -475,7 +475,13 @@ def test_rows_in_files_equal_those_of_one_frame(
     assert not list(tmp_path.iterdir())
 
 
-def test_only_rows_with_wanted_keys_are_read(e: Engine, data: Data, tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole_bytes", [0, 20_000])
+@pytest.mark.parametrize("counted", [True, False])
+def test_only_rows_with_wanted_keys_are_read(
+    e: Engine, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_bytes: int, counted: bool
+) -> None:
+    """Of tables above a size; the keys of some columns are those of the counts, if there are any."""
+    monkeypatch.setattr(lookup_tables, "WHOLE_BYTES", whole_bytes)
     t, _ = coded(e, data)
     few = e.collect(e.filter(t, lambda c: c("row") % 50 == 0))
     everything = features.fit_tables(e, of(e, t), BASIC)
@@ -485,12 +491,18 @@ def test_only_rows_with_wanted_keys_are_read(e: Engine, data: Data, tmp_path: Pa
         pieces_of_few.append(tmp_path / f"piece{half}.parquet")
         e.write_parquet(e.filter(few, lambda c, half=half: c("row") % 100 // 50 == half), pieces_of_few[-1])
     columns = [partial(e.read_parquet, path) for path in pieces_of_few]
-    found = lookup_tables.load_wanted(e, tmp_path, "train", features.looked_up_by(BASIC), columns)
+    counts = second_stage_features.count(e, partial(e.select, few), BASIC, MODELS) if counted else {}
+    known = second_stage_features.counted_keys(lookup_tables.kept(e, counts), BASIC)
+    occurring = lookup_tables.Occurring(e, columns, known)
+    found = lookup_tables.load_wanted(e, tmp_path, "train", features.looked_up_by(BASIC), occurring)
     means = features.priors(e, everything)
     got, want = (e.to_numpy(encoded(e, few, x, means), BASIC.names()) for x in (found, everything))
     for name in BASIC.names():
         np.testing.assert_array_equal(got[name], want[name], err_msg=name)
     assert e.height(found["ab"]) < e.height(everything["ab"]) / 10
+    small = {name for name in found if (tmp_path / f"train-{name}.parquet").stat().st_size <= whole_bytes}
+    assert bool(small) == bool(whole_bytes) and "ab" not in small
+    assert all(e.height(found[name]) == e.height(everything[name]) for name in small)
     assert set(found) == set(everything)
 
 
