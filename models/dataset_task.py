@@ -3,19 +3,20 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from buzzer.datasets.checked import Check, given_or_generated
 from buzzer.datasets.contract import Progress
 from buzzer.datasets.files import Files
 from buzzer.errors import UsageError, unknown_name
-from buzzer.models.api.context import Data, RunContext, Steps
+from buzzer.models.api.context import GIVEN, Data, RunContext, Steps
 
+GENERATED = "generated"  # source of files
 INSTALLED = "BUZZER_DATA"  # environment variable: folder of real data sets
 
 
@@ -23,6 +24,15 @@ class TaskParams(BaseModel):
     """The parameters of a task: one field for each key of `params` in its file under configs/tasks, where each is described."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @field_validator("*")
+    @classmethod
+    def each_once(cls, value: Any) -> Any:
+        """The value. Raises ValueError for a list in which a name is twice."""
+        names = [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
+        if twice := next((name for name in names if names.count(name) > 1), ""):
+            raise ValueError(f"{twice} is named twice")
+        return value
 
     @classmethod
     def read(cls, task: str, values: Mapping[str, Any]) -> Self:
@@ -86,7 +96,11 @@ class DataSource:
         generate = partial(self.generate, scale=scale, seed=seed, progress=progress)
         if train_scale is not None:
             generate = partial(generate, train_scale=train_scale)
-        return given_or_generated(source or self._installed(), folder, generate, self.check, cache, progress)
+        given = source or self._installed()
+        files = given_or_generated(given, folder, generate, self.check, cache, progress)
+        if source is None or files.source != GENERATED:
+            return files
+        return replace(files, notes=(*files.notes, GIVEN))
 
     def _installed(self) -> Path | None:
         if self.installed is None or INSTALLED not in os.environ:

@@ -84,6 +84,8 @@ def read(path: Path) -> dict[str, Array]:
             return {UNNAMED: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
         import polars as pl
 
+        if path.suffix == ".csv":
+            check_lines(path)
         table = pl.read_csv(path) if path.suffix == ".csv" else pl.read_parquet(path)
         if odd := [
             name for name, kind in table.schema.items() if not (kind.is_numeric() or kind == pl.Boolean)
@@ -94,6 +96,26 @@ def read(path: Path) -> dict[str, Array]:
         raise
     except Exception as error:  # zipfile, NumPy and Polars raise many types
         raise DataError(f"{path}: cannot be read: {first_line(error)}") from error
+
+
+def check_lines(path: Path) -> None:
+    """Raises DataError for a CSV file without a header, and for a line with another number of fields."""
+    with path.open("rb") as file:
+        header = file.readline().rstrip(b"\r\n").split(b",")
+        if all(map(is_number, header)):
+            raise DataError(f"{path}: the first line has numbers", "its first line must be a header")
+        for number, line in enumerate(file, 2):
+            if line.strip() and (fields := line.count(b",") + 1) != len(header):
+                raise DataError(f"{path}, line {number}: {fields} fields, the header has {len(header)}")
+
+
+def is_number(field: bytes) -> bool:
+    """Whether a field of a CSV file is a number."""
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
 
 
 def fitted(

@@ -17,7 +17,7 @@ from buzzer.suite import budget as budgets
 from buzzer.suite import registry
 from buzzer.suite.analysis import comparison
 from buzzer.suite.analysis.comparison import Comparison
-from buzzer.suite.analysis.regress import Change, Threshold, changes
+from buzzer.suite.analysis.regress import Change, Failure, Threshold, changes, failures, unknown_phases
 from buzzer.suite.bench import bench_runs
 from buzzer.suite.bench import plan as bench_plan
 from buzzer.suite.config_file import check_scale
@@ -110,6 +110,7 @@ class Comparisons(Sequence[Comparison]):
 
     comparisons: tuple[Comparison, ...]
     changes: tuple[tuple[Change, ...], ...]  # for each comparison, the changes against older records
+    failures: tuple[tuple[Failure, ...], ...]  # for each, the variants that do not end ok any more
     records: Records  # all records that are compared
 
     @overload
@@ -153,29 +154,49 @@ def compare(
             made = list(task_runs.execute(plan, executor))
             records, pool = [*executor.reused, *made], [*executor.records, *older]
         else:
-            records = named(valid(request.records, watcher), request)
+            records = named(valid(request.records, watcher), request, task.name)
             pool = [*records, *integrity.good_in(folder), *older]
     groups = comparison.groups(records, task.name)
     comparisons = tuple(comparison.compare(g, task, full_budget, prices, pool, request.full) for g in groups)
     if not comparisons and plan is None:
-        raise UsageError(f"no timed runs of {request.task} among these records", "`buzzer run` makes some")
+        raise UsageError(f"no timed runs of {task.name} among these records", "`buzzer run` makes some")
     changed = tuple(tuple(changes(c.group, older, thresholds, pool)) for c in comparisons)
-    if thresholds and comparisons and not any(changed):
+    failed = tuple(tuple(failures(c.group, older)) for c in comparisons)
+    if thresholds and comparisons:
+        check_measured(thresholds, changed, failed, [*records, *older])
+    return Comparisons(comparisons, changed, failed, Records(records))
+
+
+def check_measured(
+    thresholds: Sequence[Threshold],
+    changed: Sequence[Sequence[Change]],
+    failed: Sequence[Sequence[Failure]],
+    records: Sequence[Record],
+) -> None:
+    """Raises UsageError if a threshold has nothing to compare, unless a run failed."""
+    measured = {change.figure for each in changed for change in each}
+    missing = [threshold.figure for threshold in thresholds if threshold.figure not in measured]
+    if unknown := unknown_phases(thresholds, records):
+        raise unknown_name("phase", unknown[0], {f"phase.{p.name}" for r in records for p in r.phases})
+    if measured and missing:
         raise UsageError(
-            "no older record has the same machine, data, parameters, variant, enforcement and rule of timing",
+            f"--fail-if {missing[0]}: the runs and older records of no variant both have this figure",
+            "leave it out; `buzzer env` shows what this machine cannot count",
+        )
+    if missing and not any(failed):
+        raise UsageError(
+            f"no older record has the same machine, data, parameters, variant, enforcement and rule of timing, and {missing[0]}",
             "give other records to --against",
         )
-    return Comparisons(comparisons, changed, Records(records))
 
 
-def named(records: Iterable[Record], request: CompareRequest) -> list[Record]:
-    """The records of the engines, backends, precisions, devices, budgets and scales that a request names, if it names any.
+def named(records: Iterable[Record], request: CompareRequest, task: str) -> list[Record]:
+    """The records of a task, of the engines, backends, precisions, devices, budgets and scales that a request names, if it names any.
 
     Raises UsageError for a name that no timed run of the task has, and for a field that only new runs can follow.
     """
-    fields = {"data": request.data, "params": request.params, "seed": request.seed, "resume": request.resume}
-    for name, value in (fields | {"train_scale": request.train_scale}).items():
-        if value:
+    for name in ("data", "params", "seed", "resume", "train_scale", "rounds", "on_unmet_budget"):
+        if getattr(request, name) != getattr(CompareRequest(task), name):
             option = "--set" if name == "params" else f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} is for new runs, and --from runs nothing", "leave out one of the two")
     wanted: dict[str, list[Any]] = {
@@ -186,7 +207,7 @@ def named(records: Iterable[Record], request: CompareRequest) -> list[Record]:
         "budget": names(request.budget),
         "scale": numbers(request.scales),
     }
-    chosen = Records(r for r in records if r.task == request.task and r.job == "predict")
+    chosen = Records(r for r in records if r.task == task and r.job == "predict")
     for column, values in wanted.items():
         if not values or values == ["all"]:
             continue
@@ -252,22 +273,36 @@ def report(
     with observing(observer) as watcher:
         read = examined([source for source in sources if not isinstance(source, Record)], watcher).good
     files = {r.run_id: file for file, r in read.items()}
-    chosen = [*given, *read.values()]
+    chosen = list({r.run_id: r for r in (*given, *read.values())}.values())
+    if sources and not chosen:
+        raise UsageError("no valid record among these files", "`buzzer check` says what is wrong with each")
     text = leaderboard.markdown(chosen)
+    made: list[tuple[Path, str]] = []  # all are made before the first is written
     if out is not None:
-        record.write_text(path(out), text)
+        made.append((path(out), text))
     if html is not None:
-        record.write_text(path(html), page.html(chosen, page.links_of(files, path(html))))
+        made.append((path(html), page.html(chosen, page.links_of(files, path(html)))))
     if readme is not None:
-        record.write_text(path(readme), result_table.fill(text_of(path(readme)), chosen))
+        made.append((path(readme), result_table.fill(text_of(path(readme)), chosen)))
     if csv is not None:
-        record.write_text(path(csv), Records(chosen).to_csv())
+        made.append((path(csv), Records(chosen).to_csv()))
     if svg is not None:
-        record.write_text(path(svg), picture(chosen))
+        made.append((path(svg), picture(chosen)))
     if headline is not None:
-        for file, image in budget_images(path(headline), chosen).items():
-            record.write_text(file, image)
+        made += budget_images(path(headline), chosen).items()
+    write_all(made)
     return text
+
+
+def write_all(made: Sequence[tuple[Path, str]]) -> None:
+    """Write files. Raises UsageError, and writes none, if two have the same path or a path is a folder."""
+    targets = [target for target, _ in made]
+    for target in targets:
+        record.check_target(target)
+        if targets.count(target) > 1 and not record.in_place(target):
+            raise UsageError(f"two outputs have the path {target}", "name another file for one of them")
+    for target, content in made:
+        record.write_text(target, content)
 
 
 def budget_images(light: Path, records: Sequence[Record]) -> dict[Path, str]:

@@ -1,5 +1,6 @@
 """Reads YAML from users: the file of `--config` and the values of `--set`. Unknown keys and wrong types are errors."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,10 @@ class Options(BaseModel):
     json_: bool = Field(False, alias="json", description="true or false")
 
 
+class Dumper(yaml.SafeDumper):
+    """Quotes a text that `Loader` would read as a number."""
+
+
 class Loader(yaml.SafeLoader):
     """A YAML loader that refuses duplicate keys, and aliases, with which a short file can describe a huge value."""
 
@@ -71,6 +76,12 @@ class Loader(yaml.SafeLoader):
         if len(mapping) < len(node.value):
             raise yaml.YAMLError(f"a key is given twice in line {node.start_mark.line + 1} or after")
         return mapping
+
+
+# YAML 1.2 and JSON have numbers such as 1e-3, which PyYAML takes for texts.
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+for form in (Dumper, Loader):
+    form.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("+-.0123456789"))
 
 
 def parse(text: str, what: str) -> Any:
@@ -145,5 +156,5 @@ def as_argument(key: str, value: Any) -> Any:
 
 def yaml_text(value: Any) -> str:
     """The value as YAML on one line, from which `--set` reads the same value."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"))
+    text: str = yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")

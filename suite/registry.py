@@ -227,9 +227,15 @@ def with_base(fields: dict[str, Any]) -> dict[str, Any]:
     return inherited | fields | {"params": inherited["params"] | fields.get("params", {})}
 
 
+@cache
+def tasks_and_aliases() -> dict[str, TaskConfig]:
+    """All tasks, each by its name and by its aliases."""
+    return {alias: task for task in tasks().values() for alias in (*task.aliases, task.name)}
+
+
 def task(name: str) -> TaskConfig:
     """The task with this name or alias. Raises UsageError for an unknown name; the hint suggests the nearest one."""
-    by_name = {alias: task for task in tasks().values() for alias in (*task.aliases, task.name)}
+    by_name = tasks_and_aliases()
     if name not in by_name:
         raise unknown_name("task", name, by_name)
     return by_name[name]
@@ -364,8 +370,9 @@ def datasets() -> list[str]:
 
 
 def dataset_name(name: str) -> str:
-    """The data set with this name, or that of the task with this name. Raises UsageError if there is none."""
-    folder = tasks()[name].dataset if name in tasks() else name
+    """The data set with this name, or that of the task with this name or alias. Raises UsageError if there is none."""
+    by_name = tasks_and_aliases()
+    folder = by_name[name].dataset if name in by_name else name
     if not folder:
         raise UsageError(f"task {name} has no data set", "it makes or reads its files itself")
     if folder not in places():

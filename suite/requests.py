@@ -190,10 +190,19 @@ def checked(kind: type[R], request: object) -> R:
 
 
 def names(value: Names) -> list[str]:
-    """The names in a list, in a string with commas, or in a list of such strings.
+    """The names in a list, in a string with commas, or in a list of such strings, each once.
 
-    >>> names("pandas, polars"), names(["cudf"]), names(["pandas,polars", "cudf"]), names("")
+    >>> names("pandas, polars"), names(["cudf"]), names(["pandas,polars", "cudf", "pandas"]), names("")
     (['pandas', 'polars'], ['cudf'], ['pandas', 'polars', 'cudf'], [])
+    """
+    return list(dict.fromkeys(parts(value)))
+
+
+def parts(value: Names) -> list[str]:
+    """The texts between commas in a string, or in the strings of a list.
+
+    >>> parts("0, 0,1")
+    ['0', '0', '1']
     """
     texts: Iterable[str] = [value] if isinstance(value, str) else value
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]
@@ -216,9 +225,9 @@ def path(value: object) -> Path:
 
 
 def numbers(value: Numbers) -> list[float]:
-    """The numbers in a list, or a single number.
+    """The numbers in a list, each once, or a single number.
 
-    >>> numbers(0.1), numbers([1, 2])
+    >>> numbers(0.1), numbers([1, 2, 1])
     ([0.1], [1.0, 2.0])
     """
-    return [float(part) for part in value] if isinstance(value, Sequence) else [float(value)]
+    return list(dict.fromkeys(map(float, value))) if isinstance(value, Sequence) else [float(value)]

@@ -120,6 +120,7 @@ def test_a_name_that_is_not_public_raises_attribute_error() -> None:
         (lambda: buzzer.bench(BenchRequest("minilm-l6", seconds=math.nan)), "seconds is nan"),
         (lambda: buzzer.bench(BenchRequest("minilm-l6", rounds=0)), "rounds is 0"),
         (lambda: buzzer.report("nowhere"), "no such file or folder"),
+        (lambda: buzzer.report([], observer=cast(Any, 5)), "5 is not an observer"),
         (lambda: buzzer.report([], readme="none.md"), "none.md: No such file"),
     ],
 )

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from buzzer.datasets.contract import Progress
 
+GIVEN = "generated files, given by --data"  # a note of `Data`
 SCORE = "score"  # recorded, but not part of the wall time
 
 

@@ -48,15 +48,19 @@ class Group:
 
     records: list[Record]
     cells: dict[float, dict[Variant, RunGroup]] = field(default_factory=dict)  # scale -> variant -> rounds
+    other_data: int = (
+        0  # number of runs that are left out, because they had other data than the newest of their scale
+    )
 
     def __post_init__(self) -> None:
         by_cell: dict[tuple[float, Variant], dict[int, Record]] = defaultdict(dict)
         ordered = sorted(self.records, key=lambda r: r.created)
-        data = {
-            r.scale: r.data_fingerprint for r in ordered
-        }  # the newest data of a scale that was generated again
-        for r in ordered:
-            if not r.control and r.data_fingerprint == data[r.scale]:
+        # Of each scale the data of the newest run that ended ok, or else of the newest run.
+        data = {r.scale: r.data_fingerprint for r in sorted(ordered, key=lambda r: r.outcome == "ok")}
+        timed = [r for r in ordered if not r.control]
+        self.other_data = sum(r.data_fingerprint != data[r.scale] for r in timed)
+        for r in timed:
+            if r.data_fingerprint == data[r.scale]:
                 by_cell[r.scale, Variant.of(r)][r.repeat] = r  # the newest of each round counts
         for (scale, variant), rounds in sorted(by_cell.items()):
             cell = RunGroup(tuple(rounds[i] for i in sorted(rounds)))

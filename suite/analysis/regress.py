@@ -82,10 +82,36 @@ class Change:
     differ: tuple[str, ...] = ()  # other differences between the records: commit, versions, system
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A variant that ended ok in older records and does not any more."""
+
+    scale: float
+    variant: Variant
+    outcome: str
+
+
+def failures(group: Group, older: Iterable[Record]) -> list[Failure]:
+    """The variants of which a run did not end ok, though older ones with the same data, parameters and machine did."""
+    past = {(comparable.times(r), Variant.of(r)) for r in older if r.outcome == "ok"}
+    return [
+        Failure(scale, variant, cell.outcome)
+        for scale, row in group.cells.items()
+        for variant, cell in row.items()
+        if cell.failed and (comparable.times(cell.first), variant) in past
+    ]
+
+
+def unknown_phases(thresholds: Iterable[Threshold], records: Iterable[Record]) -> list[str]:
+    """The figures `phase.NAME` of thresholds whose phase no record has."""
+    known = {f"phase.{phase.name}" for r in records for phase in r.phases}
+    return [t.figure for t in thresholds if t.figure.startswith("phase.") and t.figure not in known]
+
+
 def changes(
     group: Group, older: Iterable[Record], thresholds: Sequence[Threshold], pool: Sequence[Record]
 ) -> list[Change]:
-    """Every variant compared with its older records of the same machine, data, parameters, enforcement and rule of timing.
+    """Every variant whose runs ended ok, compared with its older records of the same machine, data, parameters, enforcement and rule of timing.
 
     A change within the noise never fails. pool: records that may contain A/A pairs and show how days differ.
     """
@@ -95,7 +121,7 @@ def changes(
     for scale, row in group.cells.items():
         for variant, cell in row.items():
             before = past.get(_self(cell.first), [])
-            for threshold in thresholds if cell.ranked and before else []:
+            for threshold in thresholds if before and not cell.failed else []:
                 change = _change(scale, variant, cell, before, threshold, pool, other)
                 result += [change] if change is not None else []
     return result

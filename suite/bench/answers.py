@@ -28,6 +28,8 @@ def compute(model: BenchModel, device: str) -> Answers:
         check_devices(on_cpu, model.reference(first))
     expected = [dict(model.reference(batch)) for batch in answers_cache.every_input(model)]
     if where := answers_cache.not_finite(expected):
+        if in_input := answers_cache.not_finite(model.batches):
+            raise DataError(f"not a finite number: {in_input}", "leave out such rows of the inputs")
         raise DataError(
             f"the model's own output is not finite: {where}",
             "no precision can be compared with it; choose other weights or another --seed",

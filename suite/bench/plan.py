@@ -37,6 +37,7 @@ RANGES = {
     "qps": (0, LARGEST),
     "bound": (0, LARGEST),
 }
+OF_LOADGEN = ("mlperf", "qps", "bound", "min_duration")  # fields that need a scenario, as loadgen_seeds does
 SCENARIOS = ("single-stream", "offline", "server")
 LENGTHS = ("fixed", "real")
 PACKINGS = ("padded", "sorted", "packed")
@@ -105,10 +106,16 @@ def selections(request: BenchRequest) -> list[BenchSelection]:
         raise UsageError("--inputs FILE sets the lengths of rows", "leave out --lengths real")
     arrays = bool(given) and Path(given["inputs_file"]).suffix != QUESTIONS
     seq, batches = 0 if arrays else tokens_of(model, request.seq), batches_of(request.batches)
+    packings = names(request.packings) or ["padded"]
+    if not seq and not arrays and (request.lengths != "fixed" or packings != ["padded"]):
+        raise UsageError(
+            f"the rows of {model.name} have no tokens",
+            "leave out --lengths and --packing, which are for encoders",
+        )
     selected = [
         BenchSelection(request, model, backends, precisions, budget, batch, packing, seq)
         for batch in batches
-        for packing in names(request.packings) or ["padded"]
+        for packing in packings
     ]
     if problems := budgets.unmet(budget):
         raise UsageError(f"budget {budget.name}: {'; '.join(problems)}", "choose a smaller --budget")
@@ -127,10 +134,6 @@ def check(request: BenchRequest) -> None:
     for packing in names(request.packings):
         if packing not in PACKINGS:
             raise unknown_name("packing", packing, PACKINGS)
-    if request.mlperf and not request.scenario:
-        raise UsageError("--mlperf is for a scenario of LoadGen", "add --scenario single-stream")
-    if request.scenario and request.lengths == "real":
-        raise UsageError("LoadGen's samples are rows of one length here", "leave out --lengths real")
     check_device(request.device)
     check_numbers(seed=request.seed, rounds=request.rounds)
     for name, (smallest, largest) in RANGES.items():
@@ -140,6 +143,18 @@ def check(request: BenchRequest) -> None:
     seeds = request.loadgen_seeds
     if len(seeds) != len(loadgen.SEEDS) or not all(0 <= seed < 1 << 64 for seed in seeds):
         raise UsageError(f"loadgen_seeds {list(seeds)}: not three whole numbers", "write them like 1,2,3")
+    check_scenario(request)
+
+
+def check_scenario(request: BenchRequest) -> None:
+    """Raises UsageError for rows of real lengths with a scenario of LoadGen, and for LoadGen's options without one."""
+    if request.scenario and request.lengths == "real":
+        raise UsageError("LoadGen's samples are rows of one length here", "leave out --lengths real")
+    given = [name for name in OF_LOADGEN if getattr(request, name) != getattr(BenchRequest(""), name)]
+    given += ["loadgen_seeds"] if any(request.loadgen_seeds) else []
+    if given and not request.scenario:
+        option = f"--{given[0].replace('_', '-')}"
+        raise UsageError(f"{option} is for a scenario of LoadGen", "add --scenario single-stream")
 
 
 def file_params(request: BenchRequest) -> dict[str, str]:
@@ -153,10 +168,11 @@ def file_params(request: BenchRequest) -> dict[str, str]:
 
 
 def batches_of(sizes: int | Sequence[int]) -> list[int]:
-    """The batch sizes as a list. Raises UsageError for a size that is not above zero."""
-    batches = [sizes] if isinstance(sizes, int) else list(sizes)
+    """The batch sizes as a list, each once. Raises UsageError for a size that is not above zero."""
+    batches = [sizes] if isinstance(sizes, int) else list(dict.fromkeys(sizes))
     if not batches or not all(isinstance(batch, int) and batch > 0 for batch in batches):
-        raise UsageError(f"--batch {sizes}: not whole numbers above zero", "write it like 1 or 1,100,10000")
+        shown = ",".join(map(str, batches))
+        raise UsageError(f"--batch {shown}: not whole numbers above zero", "write it like 1 or 1,100,10000")
     return batches
 
 

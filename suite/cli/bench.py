@@ -17,7 +17,7 @@ from buzzer.suite.cli.outcome import exit_with
 from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import bench_table, console
-from buzzer.suite.requests import DEFAULT_OUT, BenchRequest, names
+from buzzer.suite.requests import DEFAULT_OUT, BenchRequest, names, parts
 
 SIZES, MLPERF = "Sizes of the inputs", "MLPerf's LoadGen"
 EXAMPLES = """Examples:
@@ -174,9 +174,9 @@ def batches_of(text: str) -> list[int]:
 
 def seeds_of(text: str) -> list[int]:
     """The three seeds of `--loadgen-seeds`. Raises UsageError unless they are three whole numbers of 64 bits."""
-    parts = names(text)
-    seeds = [int(part) for part in parts if part.isascii() and part.isdigit()]
-    if len(seeds) != len(loadgen.SEEDS) or len(seeds) != len(parts) or max(seeds) >= 1 << 64:
+    given = parts(text)
+    seeds = [int(part) for part in given if part.isascii() and part.isdigit()]
+    if len(seeds) != len(loadgen.SEEDS) or len(seeds) != len(given) or max(seeds) >= 1 << 64:
         raise UsageError(f"--loadgen-seeds {text}: not three whole numbers", "write them like 1,2,3")
     return seeds
 

@@ -59,10 +59,10 @@ def main(
 
 
 def fingerprint(text: str) -> tuple[str, str]:
-    """The task in a text such as `booking=DIR`, and the fingerprint of its files in DIR. Raises DataError for files that are not in the schema."""
+    """The name of the task in a text such as `booking=DIR`, and the fingerprint of its files in DIR. Raises DataError for files that are not in the schema."""
     name, equals, folder = text.partition("=")
     if not equals or not Path(folder).is_dir():
         raise UsageError(f"--data {text}: not of the form TASK=FOLDER", "--data booking=/data/booking")
-    task = load_entry(registry.task(name).entry)
-    prepared = task.prepare(Path(folder), caches.folder() / "data", 1.0, 0, silent)
-    return name, prepared.fingerprint
+    config = registry.task(name)
+    prepared = load_entry(config.entry).prepare(Path(folder), caches.folder() / "data", 1.0, 0, silent)
+    return config.name, prepared.fingerprint

@@ -31,12 +31,7 @@ buzzer compare booking --from new --against old --fail-if wall:5%
 
 
 def main(
-    task: Annotated[
-        str,
-        typer.Argument(
-            help="Task name.", autocompletion=options.completes(options.task_names), metavar="TASK"
-        ),
-    ],
+    task: options.Task,
     from_: Annotated[
         list[Path] | None,
         option(
@@ -113,7 +108,7 @@ def main(
         resume=resume,
     )
     if markdown is not None:
-        record.check_writable(markdown.parent)
+        record.check_target(markdown)
     if dry_run:
         if from_:
             raise UsageError("--from runs nothing", "leave out --dry-run")
@@ -124,7 +119,8 @@ def main(
     show(compared, as_json, markdown)
     if not from_:
         exit_with(compared.records, display.ended_by)
-    if not compared or any(change.failed for changes in compared.changes for change in changes):
+    regressed = any(change.failed for changes in compared.changes for change in changes)
+    if not compared or regressed or any(compared.failures):
         raise typer.Exit(1)
 
 
@@ -140,15 +136,15 @@ def scales_of(text: str) -> list[float]:
 
 def show(compared: api.Comparisons, as_json: bool, path: Path | None) -> None:
     """Print the comparisons, and write them as Markdown to `path`, if it is given."""
-    pairs = list(zip(compared, compared.changes, strict=True))
+    parts = list(zip(compared, compared.changes, compared.failures, strict=True))
     if path is not None:
-        record.write_text(path, "\n".join(compare_text.markdown(m, c) for m, c in pairs))
+        record.write_text(path, "\n".join(compare_text.markdown(*part) for part in parts))
     if as_json:
-        for comparison, changes in pairs:
-            print(compare_json.data(comparison, list(changes)).to_json())
+        for part in parts:
+            print(compare_json.data(*part).to_json())
         return
     terminal = console.terminal()
-    for comparison, changes in pairs:
-        terminal.print(Text(compare_text.title(comparison)), style="bold")
-        for table in compare_text.tables(comparison, list(changes)):
+    for part in parts:
+        terminal.print(Text(compare_text.title(part[0])), style="bold")
+        for table in compare_text.tables(*part):
             console.show(table, terminal)

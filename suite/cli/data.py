@@ -17,10 +17,11 @@ from buzzer.suite.cli import options
 from buzzer.suite.cli.options import DATA, LIMITS, OUTPUT, option
 from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.config_file import check_scale
+from buzzer.suite.records import integrity
 from buzzer.suite.records import rescore as rescoring
 from buzzer.suite.records.collection import some_record_files
 from buzzer.suite.run import reaper
-from buzzer.suite.run.resolve import check_numbers, train_sample
+from buzzer.suite.run.resolve import check_data, check_numbers, train_sample
 from buzzer.suite.run.task_runs import sample_option
 from buzzer.suite.run.worker import load_entry
 
@@ -91,7 +92,7 @@ def score(
 
 @app.command()
 def rescore(
-    task: options.Dataset,
+    task: options.Task,
     path: Annotated[list[Path], typer.Argument(help="Records, or folders of records, next to their files/.")],
     data: options.Data = None,
     scale: options.Scale = None,
@@ -107,13 +108,17 @@ def rescore(
     config = registry.task(task)
     check_scale("--scale", scale)
     check_scale("--train-scale", train_scale)
+    check_data(data, scale=scale is not None, train_scale=train_scale is not None)
     size = scale or config.scale
     files = some_record_files(path)
     with ProgressDisplay() as display:
         prepare = load_entry(config.entry).prepare
         sample = sample_option(config.name, prepare, train_sample(train_scale, size))
         prepared = prepare(data, caches.folder() / "data", size, seed, display.preparing, **sample)
-    results = list(rescoring.rescore(config, files, prepared))
+    examination = integrity.examine(files, whole=False)
+    for line in examination.unreadable():
+        typer.echo(line, err=True)
+    results = list(rescoring.rescore(config, examination.records, prepared))
     if not results:
         raise UsageError(f"no timed runs of {config.name} among these records", "give others")
     for result in results:

@@ -126,6 +126,7 @@ DryRun = Annotated[
 ]
 Json = Annotated[bool, option(OUTPUT, "Print JSON, one object per line.", "--json")]
 Paths = Annotated[list[Path] | None, typer.Argument(help="Records or folders of records.", metavar="PATH...")]
+Task = Annotated[str, typer.Argument(help="Task name.", autocompletion=completes(task_names), metavar="TASK")]
 Dataset = Annotated[
     str, typer.Argument(help="Task or data set.", autocompletion=completes(dataset_names), metavar="NAME")
 ]

@@ -14,6 +14,7 @@ from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.records import repetitions
 from buzzer.suite.records.collection import some_record_files
 from buzzer.suite.records.schema import Record
+from buzzer.suite.report.display import Quiet
 
 EXAMPLES = """Examples:
 
@@ -54,9 +55,6 @@ def main(
     """Render records as Markdown (stdout, or --out), an HTML page, CSV, a README's table: whatever is asked for."""
     display = ProgressDisplay()  # not opened: signals end it at once
     sources = some_record_files(path or [Path("results")])
-    if as_json:
-        print_json(api.valid(sources, display))
-        return
     targets = {
         "out": out,
         "html": html,
@@ -69,7 +67,9 @@ def main(
     written = [target for target in targets.values() if target is not None]
     for target in written:
         typer.echo(f"wrote {target}", err=True)
-    if not written:
+    if as_json:
+        print_json(api.valid(sources, Quiet()))
+    elif not written:
         print(text, end="")
 
 

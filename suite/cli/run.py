@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from buzzer.errors import UsageError
-from buzzer.suite import config_file
+from buzzer.suite import config_file, registry
 from buzzer.suite.cli import dry_run as plans
 from buzzer.suite.cli import options
 from buzzer.suite.cli.options import LIMITS, OUTPUT, option
@@ -149,8 +149,10 @@ def finish(new: Sequence[Record], records: Sequence[Record], out: Path, as_json:
 
 
 def submissions(records: Sequence[Record], out: Path) -> Iterator[str]:
-    """A line with the path of each submission that the runs wrote."""
+    """A line with the path of each submission that the runs wrote, or of each file if the task names no submission."""
     for r in records:
-        folder = layout.files(out, r.run_id)
-        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-            yield f"submission of {r.engine_name} {r.backend} {r.precision}: {file}"
+        folder, named = layout.files(out, r.run_id), registry.task(r.task).submission
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        for file in files if not named else filter(lambda file: file.name == named, files):
+            what = "submission" if named else "file"
+            yield f"{what} of {r.engine_name} {r.backend} {r.precision}: {file}"

@@ -40,11 +40,14 @@ class Checked:
 
     def left_out(self) -> list[str]:
         """A line for each file with problems, for callers that go on with `good`."""
-        return [
-            printable(f"left out: {path}: {'; '.join(problems)}")
-            for path, problems in self.problems.items()
-            if problems
-        ]
+        return [self._line(path) for path, problems in self.problems.items() if problems]
+
+    def unreadable(self) -> list[str]:
+        """A line for each file that is no record, for callers that go on with `records`."""
+        return [self._line(path) for path in self.problems if path not in self.records]
+
+    def _line(self, path: Path) -> str:
+        return printable(f"left out: {path}: {'; '.join(self.problems[path])}")
 
 
 def check(paths: Sequence[Path], fingerprints: Mapping[str, str] | None = None) -> Problems:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from buzzer.errors import DataError
+from buzzer.errors import DataError, UsageError
 from buzzer.suite.escape import printable
 from buzzer.suite.records import layout, strict_json
 from buzzer.suite.records.schema import Record, wrong_fields
@@ -43,7 +43,7 @@ def write_text(path: Path, text: str) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        if path.is_symlink() or (path.exists() and not path.is_file()):
+        if in_place(path):
             path.write_text(text, encoding="utf-8")
             return
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,15 +51,31 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
     except OSError as error:
         raise DataError(
-            f"cannot write {path}: {error.strerror}", "free some space or choose another --out"
+            f"cannot write {path}: {error.strerror}",
+            "free some space, or choose another folder or file (--out)",
         ) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
+def in_place(path: Path) -> bool:
+    """Whether a path is not a plain file, such as /dev/stdout, a pipe or a link."""
+    return path.is_symlink() or (path.exists() and not path.is_file())
+
+
+def check_target(file: Path) -> None:
+    """Raises UsageError for a folder, and DataError for a file whose folder cannot be written."""
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder", "name a file")
+    if not in_place(file):
+        check_writable(file.parent)
+
+
 def check_writable(folder: Path) -> None:
     """Create the folder if needed and try to write to it. Raises DataError if that fails."""
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file", "name a folder")
     trial = folder / f".{os.getpid()}.trial"
     write_text(trial, " " * TRIAL_BYTES)
     trial.unlink()

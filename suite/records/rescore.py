@@ -5,14 +5,14 @@ true labels, as the organisers of a competition do.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from buzzer.errors import BuzzerError, UsageError
 from buzzer.models.api.context import Data
 from buzzer.suite import registry
-from buzzer.suite.records import layout, record
+from buzzer.suite.records import layout
 from buzzer.suite.records.schema import Record
 from buzzer.suite.registry import TaskConfig
 
@@ -28,16 +28,18 @@ class Rescored:
     skipped: str = ""  # why it was not scored; empty if it was
 
 
-def rescore(task: TaskConfig, sources: Iterable[Path], data: Data) -> Iterator[Rescored]:
-    """Score every `ok` timed run of the task among the records again. Raises UsageError if the data of the task have no true labels."""
+def rescore(task: TaskConfig, records: Mapping[Path, Record], data: Data) -> Iterator[Rescored]:
+    """Score every `ok` timed run of the task among the records again. Raises UsageError if the data of the task have no true labels.
+
+    records: each by its file.
+    """
     if not task.submission or not task.truth:
         raise UsageError(
             f"the runs of {task.name} generate their own labels: there are none to score against"
         )
     folder = data.folder
     truths = [folder] if task.truth == "." else sorted(folder.glob(task.truth))  # of several phases the last
-    for path in record.paths(sources):
-        r = record.read(path)
+    for path, r in records.items():
         if (r.task, r.job, r.outcome) != (task.name, "predict", "ok"):
             continue
         submission = layout.files(layout.root(path, r), r.run_id) / task.submission

@@ -13,7 +13,7 @@ from buzzer.suite.analysis.comparison import (
     Variant,
     VariantResult,
 )
-from buzzer.suite.analysis.regress import Change
+from buzzer.suite.analysis.regress import Change, Failure
 from buzzer.suite.analysis.statistics import Ratio
 from buzzer.suite.records.repetitions import HeadRoom
 from buzzer.suite.records.schema import Machine
@@ -61,13 +61,16 @@ class ComparisonData:
     truths: list[Truth]
     job_times: list[JobTime]
     changes: list[Change]
+    failures: list[Failure]
 
     def to_json(self) -> str:
         """One JSON object on one line."""
         return json.dumps(asdict(self) | {"machine": self.machine.model_dump()})
 
 
-def data(result: Comparison, changes: Sequence[Change]) -> ComparisonData:
+def data(
+    result: Comparison, changes: Sequence[Change] = (), failures: Sequence[Failure] = ()
+) -> ComparisonData:
     """The figures of a comparison and of its changes against older records."""
     r = result.group.first
     return ComparisonData(
@@ -85,6 +88,7 @@ def data(result: Comparison, changes: Sequence[Change]) -> ComparisonData:
         truths=result.truths,
         job_times=result.job_times,
         changes=list(changes),
+        failures=list(failures),
     )
 
 

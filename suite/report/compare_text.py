@@ -12,7 +12,7 @@ from buzzer.suite.analysis.comparison import (
     Variant,
     VariantResult,
 )
-from buzzer.suite.analysis.regress import Change
+from buzzer.suite.analysis.regress import Change, Failure
 from buzzer.suite.analysis.statistics import (
     LEAST_ROUNDS,
     LEAST_SIZES,
@@ -48,10 +48,12 @@ def title_of(group: Group) -> str:
     return f"{r.task}: {r.data_source} data, seed {r.seed}, {machine.describe(r.machine)}; {rule}"
 
 
-def tables(result: Comparison, changes: Sequence[Change]) -> list[Table]:
+def tables(
+    result: Comparison, changes: Sequence[Change] = (), failures: Sequence[Failure] = ()
+) -> list[Table]:
     """All tables of a comparison, in reading order: verdicts first, then the runs, the largest scale first."""
     largest = result.group.largest
-    out = [_changes(changes)] if changes else []
+    out = [_changes(changes, failures)] if changes or failures else []
     out += [_full_job(result)] if result.fits else []
     for scale in sorted(result.results, reverse=True):
         out.append(_runs(result, scale, _run_notes(result) if scale == largest else []))
@@ -62,17 +64,21 @@ def tables(result: Comparison, changes: Sequence[Change]) -> list[Table]:
     return [*out, *published_tables(result)]
 
 
-def markdown(result: Comparison, changes: Sequence[Change]) -> str:
+def markdown(result: Comparison, changes: Sequence[Change] = (), failures: Sequence[Failure] = ()) -> str:
     """The comparison as a Markdown file."""
-    parts = [f"# {escaped(title(result))}", *(t.markdown() for t in tables(result, changes))]
+    parts = [f"# {escaped(title(result))}", *(t.markdown() for t in tables(result, changes, failures))]
     return "\n\n".join(parts) + "\n"
 
 
 def differences(result: Comparison) -> list[str]:
-    """Notes on how the records of a comparison differ."""
-    return comparable.differences(
+    """Notes on how the records of a comparison differ, and on those that it leaves out."""
+    notes = comparable.differences(
         r for row in result.group.cells.values() for cell in row.values() for r in cell.records
     )
+    if others := result.group.other_data:
+        left_out = f"{others} {'run is' if others == 1 else 'runs are'} left out"
+        notes.append(f"{left_out}, on other data than the newest of the same scale")
+    return notes
 
 
 def _runs(result: Comparison, scale: float, notes: list[str]) -> Table:
@@ -304,9 +310,12 @@ def _bounds(p: Projection, unit: float = 1.0, digits: int = 1) -> str:
     return f"{p.low / unit:.{digits}f}–{p.high / unit:.{digits}f}"
 
 
-def _changes(changes: Sequence[Change]) -> Table:
+def _changes(changes: Sequence[Change], failures: Sequence[Failure]) -> Table:
     header = ("variant", "scale", "figure", "before", "after", "change", "95 %", "days", "verdict")
     lines = [
+        (str(f.variant), f"{f.scale:g}", "outcome", "ok", f.outcome, "", "", "", "FAILED") for f in failures
+    ]
+    lines += [
         (
             str(c.variant),
             f"{c.scale:g}",

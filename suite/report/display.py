@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from buzzer.errors import UsageError
 from buzzer.models.api.context import SCORE
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report.format import clock_text
@@ -169,7 +170,9 @@ class Quiet:
 
 @contextmanager
 def observing(observer: Observer | None) -> Iterator[Observer]:
-    """The observer. If there is none: a `Display` in a notebook and on a terminal, and `Quiet` elsewhere."""
+    """The observer. If there is none: a `Display` in a notebook and on a terminal, and `Quiet` elsewhere. Raises UsageError for what is none."""
+    if observer is not None and not isinstance(observer, Observer):
+        raise UsageError(f"{observer!r} is not an observer", "make one: help(buzzer.Observer)")
     console = Console(stderr=True)
     if observer is not None:
         yield observer

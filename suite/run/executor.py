@@ -12,7 +12,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from buzzer import caches
 from buzzer.errors import BuzzerError, DataError
@@ -28,6 +28,7 @@ from buzzer.suite.run.supervise import PhaseCallback
 Level = Literal["info", "warning", "record"]  # "record": a record that could not be written, as JSON
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Receives the progress of runs as it happens.
 

@@ -43,13 +43,14 @@ def run_plan(request: RunRequest) -> RunPlan:
     check_scale("--train-scale", request.train_scale)
     check_data(request.data, scale=request.scale is not None, train_scale=request.train_scale is not None)
     tasks = names(request.tasks)
-    if (not tasks or tasks == ["all"]) and request.data:
+    if (not tasks or "all" in tasks) and request.data:
         raise UsageError(
             "--data needs a TASK", "name the task that the files belong to: buzzer run booking --data DIR"
         )
-    if tasks == ["all"]:
+    if "all" in tasks:
         tasks = [*registry.tasks()]
-    requests = [replace(request, tasks=[name]) for name in tasks] or default_suite(request)
+    by_name = dict.fromkeys(registry.task(name).name for name in tasks)  # an alias may name a task again
+    requests = [replace(request, tasks=[name]) for name in by_name] or default_suite(request)
     return planned(task_by_task([selection(each) for each in requests]), request)
 
 

@@ -39,8 +39,19 @@ def test_allowed_values_become_flags(text: str, flags: dict[str, Any], tmp_path:
     assert config_file.read(written(tmp_path, text)) == flags
 
 
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "+.1e-2", "1.e-3", "0.001", "1.0e-03"])
+def test_numbers_may_have_exponents(text: str, tmp_path: Path) -> None:
+    assert config_file.read(written(tmp_path, f"scale: {text}"))["scale"] == 0.001
+    assert registry.task("booking").with_params({"lr": text}).params["lr"] == 0.001
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1e5", "e5", "1e", "0x1", "1_0e3", ".e3"])
+def test_a_text_that_looks_like_a_number_stays_a_text(text: str) -> None:
+    assert config_file.parse(config_file.yaml_text(text), "it") == text
+
+
 @pytest.mark.parametrize(
-    "value", [1, -2.5, "", "1", "null", "a: b", [1, [2]], {"k": [None, True]}, "é\n", 1e-300]
+    "value", [1, -2.5, 0.00001, "", "1", "null", "a: b", [1, [2]], {"k": [None, True]}, "é\n", 1e-300]
 )
 def test_a_parameter_reads_back_as_it_was(value: Any, tmp_path: Path) -> None:
     path = written(tmp_path, yaml.safe_dump({"set": {"key": value}}))

@@ -12,7 +12,7 @@ from buzzer.suite.analysis import comparison, regress
 from buzzer.suite.analysis.comparison import Variant
 from buzzer.suite.analysis.regress import Threshold
 from buzzer.suite.budget import resolve
-from buzzer.suite.records.schema import Record
+from buzzer.suite.records.schema import Gate, Record
 from buzzer.suite.report import compare_json, compare_text, page
 from buzzer.suite.report.display import Quiet
 from buzzer.suite.run import task_runs
@@ -191,6 +191,58 @@ def test_a_failed_variant_is_shown_and_not_compared(make_record: Make, choose: C
     line = result.results[0.1][-1]
     assert (line.cell.outcome, line.speed_up["plain"]) == ("timeout", None)
     assert late.backend not in {t.variant.backend for t in result.fits if t.variant.budget == "1c2g1h"}
+
+
+def test_runs_on_other_data_are_left_out_with_a_note(make_record: Make, choose: Choose) -> None:
+    """The newest data count, unless their runs failed."""
+    records = measured(make_record, (0.1,))
+    newer = {"data_fingerprint": "new", "created": datetime(2030, 1, 1, tzinfo=UTC)}
+    note = "{} left out, on other data than the newest of the same scale"
+    for outcome, times, count in (
+        ("ok", [7.0], "9 runs are"),
+        ("error", [r.wall_s for r in records], "1 run is"),
+    ):
+        more = timed(make_record, CUDA, 0.1, 0, 7.0, outcome=outcome, **newer)
+        result = compared([*records, more], choose)
+        assert note.format(count) in compare_text.markdown(result)
+        assert note.format(count) in compare_json.data(result).differ
+        shown = [w for lines in result.results.values() for line in lines for w in line.cell.walls.values()]
+        assert set(shown) <= set(times) and shown
+    assert "left out" not in compare_text.markdown(compared(records, choose))
+
+
+@pytest.mark.parametrize("outcome", ["error", "timeout", "wrong", "unsupported"])
+def test_a_variant_that_does_not_end_ok_any_more_fails(
+    make_record: Make, choose: Choose, outcome: str
+) -> None:
+    """One of its rounds is enough; a run that could not be started has no limits to be enforced."""
+    old = measured(make_record, (0.1,))
+    broken = {"outcome": outcome, "enforcement": "none" if outcome == "unsupported" else "polled"}
+    new = [
+        r.model_copy(update=broken if Variant.of(r) == TUNED and r.repeat == 1 else {})
+        for r in old
+        if Variant.of(r) != CUDA
+    ]
+    result = compared(new, choose)
+    assert regress.failures(result.group, old) == [regress.Failure(0.1, TUNED, outcome)]
+    assert regress.failures(result.group, [r for r in old if Variant.of(r) == PLAIN]) == []
+    changed = regress.changes(result.group, old, [Threshold("wall", 0.05)], old)
+    assert [(c.variant, c.failed) for c in changed] == [(PLAIN, False)]
+    failed = regress.failures(result.group, old)
+    assert f"| {TUNED} | 0.1 | outcome | ok | {outcome} |  |  |  | FAILED |" in compare_text.markdown(
+        result, changed, failed
+    )
+    assert (
+        json.loads(compare_json.data(result, changed, failed).to_json())["failures"][0]["outcome"] == outcome
+    )
+
+
+def test_a_run_without_a_reference_is_compared_with_its_older_runs(make_record: Make) -> None:
+    old = [r for r in measured(make_record, (0.1,)) if Variant.of(r) == TUNED]
+    new = [r.model_copy(update={"wall_s": 2 * r.wall_s, "gate": Gate(status="no-reference")}) for r in old]
+    (group,) = comparison.groups(new, "fake")
+    (change,) = regress.changes(group, old, [Threshold("wall", 0.05)], old)
+    assert change.failed and change.ratio.value == pytest.approx(2)
 
 
 @pytest.mark.parametrize(

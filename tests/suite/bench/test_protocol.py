@@ -650,11 +650,11 @@ def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
     ("changed", "message"),
     [
         ({"batches": 2}, "fixed number of rows, 4"),
-        ({"batches": 4, "lengths": "real"}, "no sentences"),
+        ({"batches": 4, "lengths": "real"}, "the rows of net have no tokens"),
         ({"batches": 4, "inputs": "rows.npy"}, r"x is float32 \[3, 5\]"),
         ({"batches": 4, "scenario": "server"}, "single samples"),
         ({"batches": 4, "scenario": "offline", "mlperf": "nosuch"}, "no settings for a model nosuch"),
-        ({"model": "gbdt", "lengths": "real"}, "trees have no sentences"),
+        ({"model": "gbdt", "lengths": "real"}, "the rows of gbdt have no tokens"),
     ],
 )
 def test_a_wrong_request_starts_no_process(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,11 +20,13 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from buzzer.engine import device, infer
+from buzzer.models.api.context import GIVEN
 from buzzer.suite import cli, registry
+from buzzer.suite.cli import check
 from buzzer.suite.cli.outcome import exit_with
 from buzzer.suite.cli.signals import ENDING
 from buzzer.suite.records import machine, record
-from buzzer.suite.records.schema import Record
+from buzzer.suite.records.schema import Gate, Record
 from buzzer.suite.report import rerun
 from buzzer.suite.run import runner
 
@@ -180,6 +183,18 @@ def process(place: Path) -> Buzzer:
         (["compare", "booking", "--price", "cpu=e2"], "unknown price 'e2'", "e2-highmem-8"),
         (["compare", "booking", "--device", "gpu"], "unknown device 'gpu'", "cuda"),
         (["check", ".", "--data", "booking"], "not of the form TASK=FOLDER", "booking="),
+        (["compare", "booking", "--from", ".", "--rounds", "3"], "--rounds is for new runs", "leave out one"),
+        (
+            ["compare", "booking", "--from", ".", "--on-unmet-budget", "warn"],
+            "--on-unmet-budget is for new",
+            "",
+        ),
+        (["bench", "minilm-l6", "--qps", "5"], "--qps is for a scenario of LoadGen", "add --scenario"),
+        (["bench", "minilm-l6", "--loadgen-seeds", "1,2,3"], "--loadgen-seeds is for a scenario", "add"),
+        (["bench", "minilm-l6", "--batch", "0"], "--batch 0: not whole numbers above zero", "1,100"),
+        (["bench", "gbdt", "--packing", "packed"], "the rows of gbdt have no tokens", "for encoders"),
+        (["bench", "gbdt", "--lengths", "real"], "the rows of gbdt have no tokens", "for encoders"),
+        (["run", "booking", "--set", "networks=[mlp,mlp]"], "mlp is named twice", "--set networks"),
     ],
 )
 def test_bad_input_ends_in_one_message(buzzer: Buzzer, arguments: list[str], message: str, hint: str) -> None:
@@ -301,6 +316,27 @@ def test_report_renders_and_writes(buzzer: Buzzer, tmp_path: Path, make_record: 
     assert (tmp_path / "board.md").read_text() == done.stdout
 
 
+def test_a_report_is_written_whole_or_not_at_all(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:
+    record.write(make_record(), tmp_path / "r")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.json").write_text("{}")
+    (tmp_path / "board.md").write_text("kept")
+    for command, message in (
+        (["bad", "--out", "board.md"], "no valid record among these files"),
+        (["r", "--out", "board.md", "--headline", "h.svg"], "no record of a task with a published time"),
+        (["r", "--out", "board.md", "--csv", "board.md"], "two outputs have the path board.md"),
+        (["r", "--out", "board.md", "--csv", "r"], "r is a folder"),
+    ):
+        done = buzzer("report", *command)
+        assert done.returncode == 2 and message in done.stderr
+        assert (tmp_path / "board.md").read_text() == "kept"
+    done = buzzer("report", "r", "--out", "board.md", "--json")
+    assert json.loads(done.stdout)["task"] == "fake"
+    assert (tmp_path / "board.md").read_text().startswith("# Leaderboard")
+    done = buzzer("compare", "fake", "--from", "r", "--markdown", "r")
+    assert done.returncode == 2
+
+
 def test_report_draws_the_tables(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:
     record.write(make_record(), tmp_path / "r")
     assert buzzer("report", "r", "--svg", "board.svg").returncode == 0
@@ -360,6 +396,22 @@ def test_compare_from_records_prints_writes_and_fails(
     assert "REGRESSED" in done.stdout
     assert "+50.0 %" in (tmp_path / "c.md").read_text()
     assert buzzer(*arguments, "wall:60%").returncode == 0
+    for wrong, message in (
+        ("phase.predct:5%", "unknown phase 'phase.predct'"),
+        ("energy:5%", "--fail-if energy: the runs and older records of no variant both have this figure"),
+    ):
+        done = buzzer(*arguments, "wall:60%", "--fail-if", wrong)
+        assert done.returncode == 2 and message in done.stderr
+    broken = record.read(next((tmp_path / "new").rglob("*.json")))
+    record.write(
+        broken.model_copy(
+            update={"outcome": "error", "message": "killed", "scores": {}, "gate": Gate(status="unscored")}
+        ),
+        tmp_path / "broken",
+    )
+    arguments[3] = "broken"
+    done = buzzer(*arguments, "wall:60%")
+    assert done.returncode == 1 and "FAILED" in done.stdout
     compared = json.loads(buzzer("compare", "booking", "--from", "new", "--json").stdout)
     assert compared["runs"][0]["wall_s"] == 3.0
     assert compared["runs"][0]["head_room"]["time"] == pytest.approx(0.9)
@@ -373,7 +425,41 @@ def test_several_tasks_and_all_tasks(buzzer: Buzzer) -> None:
 
     assert tasks("booking,online-shoppers") == tasks("booking", "online-shoppers")
     assert tasks("booking,online-shoppers") == {"booking", "online-shoppers"}
-    assert tasks("all") == set(registry.tasks())
+    assert tasks("all") == tasks("booking", "all") == set(registry.tasks())
+
+
+@pytest.mark.parametrize(
+    ("verb", "times"),
+    [
+        (["run", "recsys2021", "recsys2021-lite,recsys2021", "--scale", "0.001"], 1),
+        (["compare", "recsys2021", "--scale", "0.001,0.001", "--rounds", "1"], 2),  # and its A/A run
+        (["bench", "minilm-l6", "--batch", "1,1", "--rounds", "1", "--precision", "fp32,fp32"], 1),
+    ],
+)
+def test_what_is_named_twice_runs_once(buzzer: Buzzer, verb: list[str], times: int) -> None:
+    options = ["--backend", "torch_eager,torch_eager"]
+    if verb[0] != "bench":
+        options += ["--engine", "pandas,pandas", "--budget", "1c1g1m", "--on-unmet-budget", "warn"]
+    done = buzzer(*verb, *options, "--dry-run", "--json")
+    assert len(done.stdout.splitlines()) == times
+
+
+def test_an_alias_is_a_name_of_its_task(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:
+    scores = {"RCE": 10.0}
+    made = make_record(task="recsys2021", engine="pandas", metric="RCE", scores=scores, scale=0.001)
+    record.write(made, tmp_path / "r")
+    for command in (["compare", "{}", "--from", "r"], ["data", "info", "{}"]):
+        full, short = (
+            buzzer(*(word.format(name) for word in command)) for name in ("recsys2021", "recsys2021-lite")
+        )
+        assert full.returncode == short.returncode == 0, short.stderr
+        assert full.stdout == short.stdout
+
+
+def test_check_knows_the_files_of_an_alias(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    entry = SimpleNamespace(prepare=lambda *_: SimpleNamespace(fingerprint="f" * 64))
+    monkeypatch.setattr(check, "load_entry", lambda _: entry)
+    assert check.fingerprint(f"recsys2021-lite={tmp_path}") == ("recsys2021", "f" * 64)
 
 
 @pytest.mark.parametrize("verb", ["run", "compare"])
@@ -504,6 +590,38 @@ def test_a_run_without_its_reference_says_how_to_get_ranked(make_record: Make) -
     )
     assert command.endswith("--seed 3")
     assert rerun.references([make_record(task="booking")]) == []
+
+
+def test_the_command_of_a_bench_measures_the_same(make_record: Make, tmp_path: Path) -> None:
+    config = {"model": {"spec": "bert-base"}, "batch": 4, "seq": 0, "lengths": "fixed", "packing": "padded"}
+    config |= {"scenario": "", "bound": 130.0, "count": 50, "loadgen_seeds": [0, 0, 0]}
+    budget = {"name": "unlimited", "cores": None, "memory_bytes": None, "time_s": None}
+    common = {"job": "bench", "task": "bert-base", "budget": budget}
+
+    def words(**changes: Any) -> str:
+        command = rerun.command(make_record(**common, config=config | changes))
+        prefix = "buzzer bench bert-base --backend torch_eager --precision fp32 --batch 4"
+        assert command.startswith(prefix)
+        return command.removeprefix(prefix).strip()
+
+    assert words() == ""
+    assert words(seq=64, lengths="real", packing="packed") == "--seq 64 --lengths real --packing packed"
+    assert words(scenario="server", bound=9.5, loadgen_seeds=[1, 2, 3], count=8) == (
+        "--scenario server --bound 9.5 --loadgen-seeds 1,2,3 --count 8"
+    )
+    assert words(inputs_file="/data/a b.npz") == "--inputs '/data/a b.npz'"
+    model = str(tmp_path / "x.onnx")
+    made = make_record(**common | {"task": "x"}, config=config | {"model": {"path": model}})
+    assert rerun.command(made).startswith(f"buzzer bench {model} --backend")
+
+
+def test_the_command_of_a_run_reads_its_parameters_back(make_record: Make) -> None:
+    task = registry.task("booking")
+    made = make_record(task="booking", engine="pandas", config=task.params | {"lr": 0.00001})
+    pair = rerun.command(made).rpartition("--set ")[2]
+    assert task.with_params({"lr": pair.removeprefix("lr=")}).params["lr"] == 0.00001
+    given = made.model_copy(update={"data_source": "generated", "notes": [GIVEN], "train_scale": 0.001})
+    assert "--data FOLDER --set" in rerun.command(given)
 
 
 def test_show_explains_a_record(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:

@@ -47,7 +47,7 @@ def test_records_are_compared_with_their_submissions(
         kept.write_text(submission)
     if flat:
         path = path.rename(tmp_path / "out" / path.name)
-    (result,) = rescore(registry.task("booking"), [tmp_path / "out"], data)
+    (result,) = rescore(registry.task("booking"), {path: r}, data)
     assert result.path == path
     assert (problem in result.problem, bool(result.problem)) == (True, bool(problem))
     assert (skipped in result.skipped, bool(result.skipped)) == (True, bool(skipped))
@@ -57,14 +57,14 @@ def test_data_without_true_labels_are_reported(
     tmp_path: Path, data: Data, make_record: Callable[..., Record]
 ) -> None:
     (data.folder / "ground_truth.csv").unlink()
-    record.write(make_record(task="booking", metric="accuracy@4"), tmp_path / "out")
-    (result,) = rescore(registry.task("booking"), [tmp_path / "out"], data)
+    r = make_record(task="booking", metric="accuracy@4")
+    (result,) = rescore(registry.task("booking"), {record.write(r, tmp_path / "out"): r}, data)
     assert "has no true labels" in result.skipped
 
 
 def test_a_task_without_a_file_of_true_labels_is_refused(data: Data) -> None:
     with pytest.raises(UsageError, match="their own labels"):
-        list(rescore(registry.task("online-shoppers"), [], data))
+        list(rescore(registry.task("online-shoppers"), {}, data))
 
 
 def test_every_task_names_its_submission() -> None:
