@@ -41,7 +41,7 @@ from buzzer.models.recsys2021 import features, vocabulary
 from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.feature_sets import STEPS, TARGETS, FeatureSet, Keys, feature_set
 from buzzer.models.recsys2021.fitting import THIRD_WEEK, Fitted
-from buzzer.models.recsys2021.lookup_tables import Columns, Occurring, load_wanted
+from buzzer.models.recsys2021.lookup_tables import Occurring, load_wanted
 from buzzer.models.recsys2021.params import Context
 
 VERSION = 2  # of the files in the cache
@@ -459,11 +459,11 @@ def done_by(work: Callable[[Any], Cost], tasks: Sequence[Any], jobs: int) -> Gen
 
 
 def fit_tables(
-    e: Engine, context: Context, models: ModelSelection, codes: Mapping[str, Frame], pieces: Sequence[Columns]
+    e: Engine, context: Context, models: ModelSelection, codes: Mapping[str, Frame], occurring: Occurring
 ) -> Generator[str, None, tuple[Fitted, dict[str, Any]]]:
     """The tables of all training rows, also of those that are not in the training part, saved in the work folder.
 
-    Large ones have only the rows whose keys occur in `pieces`, coded rows. Also returns the facts of `facts_of`. Yields phases.
+    Large ones have only the rows whose keys occur. Also returns the facts of `facts_of`. Yields phases.
     Raises DataError for files that were not generated.
     """
     yield "tables"
@@ -483,7 +483,6 @@ def fit_tables(
         else:
             link(path, context.work / path.name)
     chosen = feature_set(context.params)
-    occurring = Occurring(e, pieces)
     tables = load_wanted(e, context.work, "train", features.looked_up_by(chosen), occurring)
     raw = (
         load_wanted(e, context.work, "raw", features.raw_looked_up_by(chosen), occurring) if plan.raw else {}

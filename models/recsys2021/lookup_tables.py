@@ -10,20 +10,25 @@ from buzzer.engine.frames.base import Lookup, by_keys, fill_of
 from buzzer.models.recsys2021.features import KeyColumns, same
 
 Columns = Callable[[Sequence[str]], Frame]  # columns of a piece of coded rows, by name
-# A table is read with all its rows if its file is at most this large: that takes less time than finding the keys that occur.
-WHOLE_BYTES = 4 << 20
+# A table is read with all its rows if its file has at most so many bytes for each row of the pieces. It then has about a third as many rows,
+# and to find the keys that occur would take longer.
+BYTES_OF_ROW = 4
 
 
 class Occurring:
     """The distinct keys that occur in pieces of coded rows. Those of each set of columns are found once.
 
-    known: by columns, tables that have one row for each of their distinct keys in the pieces.
+    rows: number of rows of the pieces.  known: by columns, tables that have one row for each of their distinct keys in the pieces.
     """
 
     def __init__(
-        self, e: Engine, pieces: Sequence[Columns], known: Iterable[tuple[Sequence[str], Frame]] = ()
+        self,
+        e: Engine,
+        pieces: Sequence[Columns],
+        rows: int,
+        known: Iterable[tuple[Sequence[str], Frame]] = (),
     ) -> None:
-        self._e, self._pieces = e, pieces
+        self._e, self._pieces, self.rows = e, pieces, rows
         self.found = {tuple(sorted(keys)): e.select(table, keys) for keys, table in known}
 
     def of(self, columns: Sequence[str]) -> Frame:
@@ -83,7 +88,7 @@ def load_wanted(
 
 def rows_wanted(e: Engine, path: Path, key_columns: KeyColumns, occurring: Occurring) -> Frame:
     """The rows of a table that may be looked up."""
-    if path.stat().st_size <= WHOLE_BYTES:
+    if path.stat().st_size <= BYTES_OF_ROW * occurring.rows:
         return e.read_parquet(path)
     return e.read_matching(path, occurring.in_table(key_columns), key_columns[0])
 

@@ -252,7 +252,8 @@ class Predictor:
         e, second = self.e, self.models.second
         every_row = not shared and len(pieces) == len(self.pieces)
         known = second_stage_features.counted_keys(counted, self.columns) if every_row else []
-        occurring = Occurring(e, pieces, known)
+        rows = sum(piece.height for each in todo for piece in each.pieces)
+        occurring = Occurring(e, pieces, rows, known)
         fitted = wanted(
             e, self.context.work, self.columns, self.models, occurring, self.codes, self.means["train"]
         )

@@ -55,7 +55,7 @@ from buzzer.models.recsys2021 import (
     work,
 )
 from buzzer.models.recsys2021.feature_sets import feature_set
-from buzzer.models.recsys2021.lookup_tables import Columns, collected
+from buzzer.models.recsys2021.lookup_tables import Occurring, collected
 from buzzer.models.recsys2021.params import Context, Params
 from buzzer.models.recsys2021.predicting import Predictor
 from buzzer.models.recsys2021.submission import submission
@@ -123,8 +123,8 @@ class RecSys2021(DatasetTask[Params]):
         summed_rows = train.height
         if drawing(context):
             sample = fitting.sampled(context.params.second_rows, val.height)
-            pieces: list[Columns] = [train.columns, partial(val.columns, keep=sample)]
-            fitted, facts = yield from drawn_tables.fit_tables(e, context, models, codes, pieces)
+            occurring = Occurring(e, [train.columns, partial(val.columns, keep=sample)], train.height)
+            fitted, facts = yield from drawn_tables.fit_tables(e, context, models, codes, occurring)
             details["drawn"], notes = facts, drawn_tables.notes(context)
             summed_rows = facts["rows"]
         else:

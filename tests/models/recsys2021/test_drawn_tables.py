@@ -29,6 +29,7 @@ from buzzer.models.recsys2021 import (
     vocabulary,
 )
 from buzzer.models.recsys2021.feature_sets import STEPS, WINNERS, feature_set
+from buzzer.models.recsys2021.lookup_tables import Occurring
 from buzzer.models.recsys2021.task import TASK
 
 MakeContext = Callable[..., RunContext]
@@ -64,7 +65,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {"RANGE_ROWS": 3000, "PARTITION_ROWS": 7000, "SPILL_BYTES": 400_000}
     for name, value in rows.items():
         monkeypatch.setattr(drawn_tables, name, value)
-    monkeypatch.setattr(lookup_tables, "WHOLE_BYTES", 10_000)
+    monkeypatch.setattr(lookup_tables, "BYTES_OF_ROW", 1)
     monkeypatch.setattr(drawn_tables, "CHUNK", 1024)
     monkeypatch.setattr(generator, "CHUNK", 1024)
     monkeypatch.setattr(drawn_tables, "usable_cores", lambda: 1)
@@ -123,7 +124,9 @@ def test_drawn_tables_equal_those_of_the_text(
     models = ensemble.select_models(contexts[1].params)
     plan = drawn_tables.plan_of(e, contexts[1], models, codes)
     assert plan.partitions == 5 and plan.turns == 2
-    got, facts = finished(drawn_tables.fit_tables(e, contexts[1], models, codes, [train.columns]))
+    got, facts = finished(
+        drawn_tables.fit_tables(e, contexts[1], models, codes, Occurring(e, [train.columns], train.height))
+    )
     fitting.save_all(e, works[1], got, {})
     want = {path.name: ordered(path) for path in works[0].glob("*.parquet") if not path.name.startswith(".")}
     assert len(want) == 2 + tables + 1  # codes, train and raw, user
@@ -246,7 +249,9 @@ def test_tables_of_a_sample_are_of_all_rows(tmp_path: Path, make_context: MakeCo
     train, codes, _ = of_text(e, contexts["sample"])
     all_rows, _, _ = of_text(e, contexts["whole"])
     models = ensemble.select_models(contexts["sample"].params)
-    fitting_steps = drawn_tables.fit_tables(e, contexts["sample"], models, codes, [train.columns])
+    fitting_steps = drawn_tables.fit_tables(
+        e, contexts["sample"], models, codes, Occurring(e, [train.columns], train.height)
+    )
     got, _ = finished(fitting_steps)
     pairs = ordered(contexts["sample"].work / "train-ab.parquet")
     counted = (

@@ -83,6 +83,6 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
     ]
     lookups += second_stage_features.count_lookups(tables["rows"], chosen)
     check(features.pair_features(e, e.lookups(coded, lookups), chosen))
-    once = merged(e, lookups, Occurring(e, []))
+    once = merged(e, lookups, Occurring(e, [], 0))
     assert len(once) == len({tuple(sorted(each.on)) for each in lookups})
     check(features.pair_features(e, e.lookups(coded, once), chosen))

@@ -161,7 +161,7 @@ def test_merged_lookups_give_the_same_columns(e: Engine, keys: list[list[str]]) 
         Lookup(table(["a", "b"], "n", 0, "int64"), {"a": "a", "b": "b"}, {"n": "met"}, 0),
         Lookup(table(["b", "a"], "n", 12, "int64"), {"b": "b", "a": "a"}, {"n": "rows"}, 3),
     ]
-    occurring = Occurring(e, [partial(e.select, t)])
+    occurring = Occurring(e, [partial(e.select, t)], 200)
     for columns in keys:
         occurring.of(columns)
     once = merged(e, wanted, occurring)

@@ -481,7 +481,7 @@ def test_only_rows_with_wanted_keys_are_read(
     e: Engine, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_bytes: int, counted: bool
 ) -> None:
     """Of tables above a size; the keys of some columns are those of the counts, if there are any."""
-    monkeypatch.setattr(lookup_tables, "WHOLE_BYTES", whole_bytes)
+    monkeypatch.setattr(lookup_tables, "BYTES_OF_ROW", whole_bytes // 10)
     t, _ = coded(e, data)
     few = e.collect(e.filter(t, lambda c: c("row") % 50 == 0))
     everything = features.fit_tables(e, of(e, t), BASIC)
@@ -493,7 +493,7 @@ def test_only_rows_with_wanted_keys_are_read(
     columns = [partial(e.read_parquet, path) for path in pieces_of_few]
     counts = second_stage_features.count(e, partial(e.select, few), BASIC, MODELS) if counted else {}
     known = second_stage_features.counted_keys(lookup_tables.kept(e, counts), BASIC)
-    occurring = lookup_tables.Occurring(e, columns, known)
+    occurring = lookup_tables.Occurring(e, columns, 10, known)
     found = lookup_tables.load_wanted(e, tmp_path, "train", features.looked_up_by(BASIC), occurring)
     means = features.priors(e, everything)
     got, want = (e.to_numpy(encoded(e, few, x, means), BASIC.names()) for x in (found, everything))
