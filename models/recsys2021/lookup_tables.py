@@ -1,5 +1,5 @@
-"""The lookup tables that `fit` saves. `predict` reads only the rows whose keys occur in its test rows, so memory use grows with the
-scored users and tweets and not with the training weeks."""
+"""The lookup tables that `fit` saves. Of large ones `predict` reads only the rows whose keys occur in its test rows, so memory use grows
+with the scored users and tweets and not with the training weeks."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -42,11 +42,9 @@ class Occurring:
         """The keys of a table's rows that are looked up, under the table's column names."""
         keys, by = key_columns
         parts = [self._e.rename(self.of(columns), dict(zip(columns, keys, strict=True))) for columns in by]
-        return (
-            parts[0]
-            if len(parts) == 1
-            else self._distinct([self._e.select(part, keys) for part in parts], keys)
-        )
+        if len(parts) == 1:
+            return parts[0]
+        return self._distinct([self._e.select(part, keys) for part in parts], keys)
 
     def _distinct(self, parts: Sequence[Frame], keys: Sequence[str]) -> Frame:
         e = self._e

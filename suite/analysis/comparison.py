@@ -48,9 +48,7 @@ class Group:
 
     records: list[Record]
     cells: dict[float, dict[Variant, RunGroup]] = field(default_factory=dict)  # scale -> variant -> rounds
-    other_data: int = (
-        0  # number of runs that are left out, because they had other data than the newest of their scale
-    )
+    other_data: int = 0  # runs that are left out: they had other data than the newest of their scale
 
     def __post_init__(self) -> None:
         by_cell: dict[tuple[float, Variant], dict[int, Record]] = defaultdict(dict)
