@@ -227,7 +227,6 @@ def with_base(fields: dict[str, Any]) -> dict[str, Any]:
     return inherited | fields | {"params": inherited["params"] | fields.get("params", {})}
 
 
-@cache
 def tasks_and_aliases() -> dict[str, TaskConfig]:
     """All tasks, each by its name and by its aliases."""
     return {alias: task for task in tasks().values() for alias in (*task.aliases, task.name)}

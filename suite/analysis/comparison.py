@@ -19,6 +19,7 @@ from buzzer.suite.records.repetitions import RunGroup
 from buzzer.suite.records.schema import Record, WorkFields
 from buzzer.suite.registry import TaskConfig
 
+REST = 8 * 3600  # seconds without a run after which a new day begins
 REACH = 1000.0  # break-even sizes are searched up to this multiple of the largest measured size
 
 
@@ -63,6 +64,16 @@ class Group:
         for (scale, variant), rounds in sorted(by_cell.items()):
             cell = RunGroup(tuple(rounds[i] for i in sorted(rounds)))
             self.cells.setdefault(scale, {})[variant] = cell
+
+    @property
+    def apart_s(self) -> float:
+        """The longest time between two runs of one round and scale in seconds; 0 if it is below REST."""
+        times: dict[tuple[float, int], list[float]] = defaultdict(list)
+        for scale, row in self.cells.items():
+            for r in (r for cell in row.values() for r in cell.records):
+                times[scale, r.repeat].append(r.created.timestamp())
+        longest = max(max(group) - min(group) for group in times.values())
+        return longest if longest >= REST else 0.0
 
     @property
     def first(self) -> Record:
@@ -121,9 +132,12 @@ def baselines(group: Group, task: TaskConfig) -> dict[str, Variant | None]:
     """The two CPU baselines at the largest scale.
 
     `plain` is the reference engine and backend on one core, as most competitors use. `tuned` is the fastest CPU
-    variant of those with the most cores.
+    variant of those with the most cores. Variants with too few rounds for an interval count only if no other has more.
     """
     row = {v: c for v, c in group.cells[group.largest].items() if c.ranked and v.device == "cpu"}
+    # A run of few rounds would leave the others without an interval.
+    rounds = min(max((len(c.records) for c in row.values()), default=0), statistics.LEAST_ROUNDS)
+    row = {v: c for v, c in row.items() if len(c.records) >= rounds}
     plain = [v for v, c in row.items() if c.first.budget.cores == 1 and gate.is_reference(c.first, task)]
     most = max((cores(c.first) for c in row.values()), default=0)
     tuned = [v for v, c in row.items() if cores(c.first) == most]

@@ -14,13 +14,12 @@ from statistics import median
 
 from buzzer.errors import UsageError, unknown_name
 from buzzer.suite.analysis import days, statistics
-from buzzer.suite.analysis.comparison import Group, Variant, noise
+from buzzer.suite.analysis.comparison import REST, Group, Variant, noise
 from buzzer.suite.analysis.statistics import LEAST_ROUNDS, Ratio
 from buzzer.suite.records import comparable
 from buzzer.suite.records.repetitions import RunGroup, phase_s
 from buzzer.suite.records.schema import Record
 
-REST = 8 * 3600  # seconds without a run after which a new day begins
 LEAST_DAYS = 2
 
 

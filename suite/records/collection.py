@@ -19,11 +19,17 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of cells that spreadsheets compute
 SHOWN_TASKS, SHOWN_ROWS = 3, 20  # in the text and in the HTML of a collection
 SHOWN_COLUMNS = (
     *("created", "task", "job", "engine", "backend", "precision", "budget"),
     *("outcome", "gate", "score", "wall_s"),
 )
+
+
+def inert(value: object) -> object:
+    """The value of a CSV cell. Texts from records that begin like a formula are marked as texts."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in FORMULA else value
 
 
 class Records(Sequence[Record]):
@@ -112,7 +118,8 @@ class Records(Sequence[Record]):
         return frame.to_polars(self)
 
     def to_csv(self) -> str:
-        """The same table as CSV, without pandas or Polars. Null is empty; times are in ISO 8601.
+        """The same table as CSV, without pandas or Polars. Null is empty; times are in ISO 8601. A text that a spreadsheet would
+        compute begins with an apostrophe.
 
         >>> load_records("results/booking").to_csv().splitlines()[0].split(",")[:4]
         ['run_id', 'created', 'task', 'job']
@@ -120,7 +127,7 @@ class Records(Sequence[Record]):
         columns, text = frame.columns(self), io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(column.name for column in columns)
-        writer.writerows(zip(*(column.values for column in columns), strict=True))
+        writer.writerows(zip(*(map(inert, column.values) for column in columns), strict=True))
         return text.getvalue()
 
     def __repr__(self) -> str:

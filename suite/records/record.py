@@ -75,7 +75,7 @@ def check_target(file: Path) -> None:
 def check_writable(folder: Path) -> None:
     """Create the folder if needed and try to write to it. Raises DataError if that fails."""
     if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file", "name a folder")
+        raise DataError(f"cannot write {folder}: it is a file", "name a folder")
     trial = folder / f".{os.getpid()}.trial"
     write_text(trial, " " * TRIAL_BYTES)
     trial.unlink()

@@ -341,7 +341,12 @@ class Record(Strict):
     def shown_scores(self) -> dict[str, float]:
         """The scores for reports and frames. Empty if the models' weights are random (the task's parameter `weights`), because then scores
         mean nothing: only the gate compares them."""
-        return {} if self.config.get("weights") == "random" else self.scores
+        return {} if self.random_weights else self.scores
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the models are not trained: times mean something, scores do not."""
+        return self.config.get("weights") == "random"
 
     @property
     def score(self) -> float | None:

@@ -14,6 +14,7 @@ from buzzer.suite.records.repetitions import RunGroup, boards, rows
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import published, summary, templates
 from buzzer.suite.report.format import clock_text, seconds_text
+from buzzer.suite.words import counted
 
 MOST_BARS = 6  # bars of one panel for a group
 
@@ -123,8 +124,8 @@ def _own_bar(row: RunGroup) -> Bar:
     apart = not published.is_same_job(r)
     place = "GPU" if r.device == "cuda" else summary.cores_text(r)
     notes = [f"not the same job: {lacks(share, r)}"] if share and apart else []
-    if r.config.get("weights") == "random":
-        notes.append("random weights")
+    if r.random_weights:
+        notes.append(summary.RANDOM_WEIGHTS)
     if r.outcome == "ok" and not row.ranked:
         notes.append("not ranked: no reference run of this size")
     return _bar(f"{place}, {r.task}", row, "; ".join(notes), apart)
@@ -169,7 +170,8 @@ def buzzed(records: Iterable[Record]) -> Panel | None:
     bars = [_bar(_system(row), row) for row in sorted(runs, key=lambda row: (not row.failed, -row.wall_s))]
     limit = r.budget.time_s or 0.0
     cores = summary.cores_text(r)
-    title = f"{r.task}: {_size(runs):,} rows, at most {_tick(limit)} on {cores}"
+    rounds = counted(max(len(row.records) for row in runs), "round")
+    title = f"{r.task}: {_size(runs):,} rows, at most {_tick(limit)} on {cores} ({r.machine.cpu}, {rounds})"
     return Panel(title, r.budget.time_s, [("measured by buzzer", bars[:MOST_BARS])])
 
 

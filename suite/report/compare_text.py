@@ -75,6 +75,8 @@ def differences(result: Comparison) -> list[str]:
     notes = comparable.differences(
         r for row in result.group.cells.values() for cell in row.values() for r in cell.records
     )
+    if hours := result.group.apart_s / 3600:
+        notes.append(f"runs of one round were up to {hours:,.0f} hours apart: ratios include how days differ")
     if others := result.group.other_data:
         left_out = f"{others} {'run is' if others == 1 else 'runs are'} left out"
         notes.append(f"{left_out}, on other data than the newest of the same scale")

@@ -25,7 +25,8 @@ def timing_notes(group: Sequence[Record]) -> list[str]:
 
 
 def board_notes(group: Sequence[Record]) -> list[str]:
-    """The notes of one board of the leaderboard."""
+    """The notes of one board of the leaderboard, on the runs that it shows."""
+    group = [r for row in rows(group) for r in row.records]
     notes = [SCORING[group[0].scoring], score_note(group), *sorted({published.work_note(r) for r in group})]
     changed = changes_of(group[0])
     notes += [f"not with the task's parameters: {changed}"] if changed else []

@@ -11,7 +11,7 @@ from buzzer.suite.analysis.statistics import Projection
 from buzzer.suite.records import machine
 from buzzer.suite.records.repetitions import RunGroup, boards, rows
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import charts, summary
+from buzzer.suite.report import charts, notes, summary
 from buzzer.suite.report.charts import Axis
 from buzzer.suite.report.format import clock_text, seconds_text
 from buzzer.suite.report.summary import Gain, TaskSummary
@@ -234,19 +234,28 @@ class Dumbbell:
     def label(self) -> str:
         """Its task and size, the times, and their ratio."""
         r = self.gpu.first
-        ratio = summary.times(self.cpu.wall_s / self.gpu.wall_s)
-        return f"{r.task}, {r.rows:,} rows: CPU {seconds_text(self.cpu.wall_s)}, GPU {seconds_text(self.gpu.wall_s)}, {ratio}"
+        changed = f", {text}" if (text := notes.changes_of(r)) else ""
+        cores, ratio = summary.cores_text(self.cpu.first), summary.times(self.cpu.wall_s / self.gpu.wall_s)
+        sides = f"CPU ({cores}) {seconds_text(self.cpu.wall_s)}, GPU {seconds_text(self.gpu.wall_s)}"
+        return f"{r.task}, {r.rows:,} rows{changed}: {sides}, {ratio}"
 
 
 @dataclass(frozen=True)
 class Dumbbells:
     """CPU against GPU on one axis.
 
-    disturbed: tasks whose pair is left out, because other processes used the cores of a run.
+    disturbed: boards whose pair is left out, because other processes used the cores of a run.
     """
 
     lines: list[Dumbbell]
     disturbed: list[str]
+
+    @property
+    def left_out(self) -> str:
+        """A sentence that names the pairs that are left out; empty if there are none."""
+        if not self.disturbed:
+            return ""
+        return f"Left out, because other processes used the cores of a run: {'; '.join(self.disturbed)}."
 
     @property
     def axis(self) -> Axis:
@@ -256,7 +265,7 @@ class Dumbbells:
 
 def dumbbells(records: Iterable[Record]) -> Dumbbells:
     """For each task the largest board with ranked runs on both devices that other processes did not disturb."""
-    best, disturbed = dict[str, Dumbbell](), set[str]()
+    best, disturbed = dict[str, Dumbbell](), list[str]()
     for group in boards(records).values():  # by ascending scale
         ranked = [row for row in rows(group) if row.ranked]
         fastest = {
@@ -264,7 +273,7 @@ def dumbbells(records: Iterable[Record]) -> Dumbbells:
         }
         if (cpu := fastest["cpu"]) and (gpu := fastest["cuda"]):
             if cpu.disturbed or gpu.disturbed:
-                disturbed.add(gpu.first.task)
+                disturbed.append(Dumbbell(cpu, gpu).label)
             else:
                 best[gpu.first.task] = Dumbbell(cpu, gpu)
-    return Dumbbells([pair for _, pair in sorted(best.items())], sorted(disturbed - set(best)))
+    return Dumbbells([pair for _, pair in sorted(best.items())], sorted(disturbed))

@@ -34,7 +34,7 @@ def fill(text: str, records: Iterable[Record]) -> str:
     """`text` with what is between the markers replaced: the findings, the table, or both. Raises UsageError without markers."""
     records = list(records)
     found = summary.summaries(records)
-    parts = {SUMMARY: findings(found, records), RESULTS: result_table(found)}
+    parts = {SUMMARY: findings(found, records), RESULTS: result_table(found, on_leaderboard(records))}
     filled = {markers: replaced(text, markers, part) for markers, part in parts.items()}
     if not any(filled.values()):
         raise UsageError(
@@ -43,6 +43,11 @@ def fill(text: str, records: Iterable[Record]) -> str:
     for markers, part in parts.items():
         text = replaced(text, markers, part) or text
     return text
+
+
+def on_leaderboard(records: Iterable[Record]) -> int:
+    """The number of tasks with timed runs."""
+    return len({r.task for r in records if r.job == "predict" and not r.published})
 
 
 def replaced(text: str, markers: tuple[str, str], part: str) -> str:
@@ -54,10 +59,11 @@ def replaced(text: str, markers: tuple[str, str], part: str) -> str:
 
 def findings(found: Sequence[TaskSummary], records: Sequence[Record]) -> str:
     """What was found, and what has run on a GPU, as a list in Markdown."""
-    pairs = [f"{x.label} ({counted(x.rounds, 'round')})" for x in page_first.dumbbells(records).lines]
+    both = page_first.dumbbells(records)
+    pairs = [f"{x.label} ({counted(x.rounds, 'round')})" for x in both.lines]
     against = [f"The fastest run on each device of a machine: {'; '.join(pairs)}."] if pairs else []
-    sentences = [*summary.findings(found), summary.gpu_status(records), *against]
-    return "\n".join(f"- {escaped(sentence, block=True)}" for sentence in sentences)
+    sentences = [*summary.findings(found), summary.gpu_status(records), *against, both.left_out]
+    return "\n".join(f"- {escaped(sentence, block=True)}" for sentence in filter(None, sentences))
 
 
 def rank(s: TaskSummary) -> tuple[bool, bool, float]:
@@ -65,8 +71,8 @@ def rank(s: TaskSummary) -> tuple[bool, bool, float]:
     return len(s.plain.records) < LEAST_ROUNDS, not s.first.shown_scores, -s.plain.wall_s
 
 
-def result_table(found: Sequence[TaskSummary]) -> str:
-    """The table as Markdown: for each task its plain run and its fastest run."""
+def result_table(found: Sequence[TaskSummary], tasks: int) -> str:
+    """The table as Markdown: for each task its plain run and its fastest run. tasks: number of tasks on the leaderboard."""
     if not found:
         return "There is no ranked run of a reference engine on one core yet."
     shown = sorted(sorted(found, key=rank)[:MOST_ROWS], key=lambda s: s.task)
@@ -85,13 +91,14 @@ def result_table(found: Sequence[TaskSummary]) -> str:
     where = "; ".join(
         f"{letters[facts]}: {escaped(facts)}" if letters else escaped(facts) for facts in machines
     )
-    return f"{table('', header, lines).grid()}\n\n{explanation(shown, len(found))} Measured on {where}."
+    return f"{table('', header, lines).grid()}\n\n{explanation(shown, tasks)} Measured on {where}."
 
 
 def line(s: TaskSummary) -> tuple[str, ...]:
     """The cells of a task."""
     r, gain = s.first, s.gain
     changes = [code(changed)] if (changed := notes.changes_of(r)) else []
+    changes += [escaped(summary.RANDOM_WEIGHTS)] if r.random_weights else []
     data = Markdown(", ".join([escaped(f"{r.data_source}, {r.rows:,} rows"), *changes]))
     return (
         code(r.task),
@@ -104,7 +111,7 @@ def line(s: TaskSummary) -> tuple[str, ...]:
 
 
 def explanation(shown: Sequence[TaskSummary], tasks: int) -> str:
-    """How to read the table. tasks: number of tasks that could be shown."""
+    """How to read the table. tasks: number of tasks on the leaderboard."""
     rules = {s.first.scoring for s in shown}
     lines = [PLAIN, GAIN]
     if "inside" in rules:

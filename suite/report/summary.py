@@ -7,7 +7,7 @@ from functools import cached_property
 
 from buzzer.suite import registry
 from buzzer.suite.analysis import comparison
-from buzzer.suite.analysis.statistics import LEAST_ROUNDS, Ratio, paired
+from buzzer.suite.analysis.statistics import LEAST_ROUNDS, SURE_ROUNDS, Ratio, paired
 from buzzer.suite.records.repetitions import RunGroup, boards, rows
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report.format import seconds_text
@@ -18,6 +18,9 @@ NAMES = {
     "torch_compile": "torch.compile", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT",
     "xgboost": "XGBoost", "forest": "C trees", "fused": "Triton kernels", "nvforest": "nvForest",
 }  # fmt: skip
+
+
+RANDOM_WEIGHTS = "random weights"
 
 
 def name_of(plugin: str) -> str:
@@ -35,11 +38,12 @@ class Gain:
 
     @property
     def text(self) -> str:
-        """The ratio with its interval, or with the number of rounds if these are too few: `2.71× (1 round)`."""
-        low, high = self.ratio.low, self.ratio.high
+        """The ratio with its interval, and with the number of rounds if they are few: `2.71× (1 round)`."""
+        low, high, rounds = self.ratio.low, self.ratio.high, counted(self.ratio.pairs, "round")
         if low is None or high is None:
-            return f"{times(self.ratio.value)} ({counted(self.ratio.pairs, 'round')})"
-        return f"{times(self.ratio.value)} ({times(low)[:-1]} to {times(high)[:-1]})"
+            return f"{times(self.ratio.value)} ({rounds})"
+        few = f", {rounds}" if self.ratio.pairs < SURE_ROUNDS else ""
+        return f"{times(self.ratio.value)} ({times(low)[:-1]} to {times(high)[:-1]}{few})"
 
     @property
     def verdict(self) -> str:
@@ -213,8 +217,9 @@ def _example(found: Sequence[TaskSummary]) -> str:
         return ""
     s, gain = max(gains, key=lambda x: (x[1].ratio.low is not None, x[0].plain.wall_s - x[1].row.wall_s))
     before, after = seconds_text(s.plain.wall_s), seconds_text(gain.row.wall_s)
+    weights = f" with {RANDOM_WEIGHTS}" if s.first.random_weights else ""
     return (
-        f"Same core, same score: {s.task} takes {before} with {_stack(s.first)}"
+        f"Same core, same score: {s.task}{weights} takes {before} with {_stack(s.first)}"
         f" and {after} with {_stack(gain.row.first)}, {gain.text}."
     )
 

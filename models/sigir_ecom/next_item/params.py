@@ -83,9 +83,6 @@ def networks_of(params: Params) -> list[NetworkSettings]:
         raise UsageError("sampled_softmax 1 is no sample", "0 = all, or at least 2")
     if params.open_in_turn and params.latency:
         raise UsageError("networks that are opened in turn have no latency", "--set latency=0")
-    for name in params.networks:
-        if params.networks.count(name) > 1:
-            raise UsageError(f"network {name} is named twice", "bags=2 trains it twice")
     return [settings_of(params, name, bag) for name in params.networks for bag in range(params.bags)]
 
 

@@ -16,7 +16,7 @@ from buzzer.datasets.clinc150.generator import generate
 from buzzer.datasets.contract import silent
 from buzzer.engine import infer
 from buzzer.errors import UnsupportedError, UsageError
-from buzzer.models.api.context import Data, RunContext
+from buzzer.models.api.context import GIVEN, Data, RunContext
 from buzzer.models.bert import encoder, head, tokenizer, weights
 from buzzer.models.bert.encoder import Bert, BertConfig, SentenceClassifier
 from buzzer.models.bert.intent import STAND_IN, TASK, labels_of, sample
@@ -246,4 +246,4 @@ def test_generated_sentences_are_a_stand_in(sentences: Data) -> None:
 def test_a_given_folder_of_generated_data_is_recognised(tmp_path: Path) -> None:
     generate(tmp_path / "data", 0.05, 0, silent)
     data = TASK.prepare(tmp_path / "data", tmp_path, 1.0, 0, silent)
-    assert (data.source, data.scale, data.notes) == ("generated", 0.05, (STAND_IN,))
+    assert (data.source, data.scale, data.notes) == ("generated", 0.05, (GIVEN, STAND_IN))

@@ -214,7 +214,7 @@ def test_the_winners_have_24_networks_of_their_own_sizes() -> None:
         ({"length": 3}, "length=3: Input should be greater than or equal to 4"),
         ({"sampled_softmax": 1}, "sampled_softmax 1 is no sample"),
         ({"bags": 0}, "bags=0: Input should be greater than 0"),
-        ({"networks": ["gru", "gru"]}, "network gru is named twice"),
+        ({"networks": ["gru", "gru"]}, "gru is named twice"),
         ({"sessions": -1}, "sessions=-1: Input should be greater than or equal to 0"),
     ],
 )

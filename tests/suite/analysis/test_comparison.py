@@ -193,6 +193,27 @@ def test_a_failed_variant_is_shown_and_not_compared(make_record: Make, choose: C
     assert late.backend not in {t.variant.backend for t in result.fits if t.variant.budget == "1c2g1h"}
 
 
+def test_a_baseline_has_as_many_rounds_as_an_interval_needs(make_record: Make, choose: Choose) -> None:
+    """A faster run of one round would leave all others without an interval, but alone it is the baseline."""
+    records = measured(make_record, (0.1,))
+    once = timed(make_record, Variant("none", "openvino", "fp32", "cpu", "2c2g1h"), 0.1, 0, 0.5)
+    assert compared([*records, once], choose).baselines == {"plain": PLAIN, "tuned": TUNED}
+    first = [r for r in records if r.repeat == 0]
+    assert compared([*first, once], choose).baselines["tuned"] == Variant.of(once)
+
+
+def test_rounds_of_different_days_have_a_note(make_record: Make, choose: Choose) -> None:
+    records = measured(make_record, (0.1,))
+    hours = timedelta(hours=50)
+    moved = [
+        r.model_copy(update={"created": r.created + hours}) if Variant.of(r) == TUNED else r for r in records
+    ]
+    note = "runs of one round were up to 50 hours apart: ratios include how days differ"
+    assert note in compare_text.markdown(compared(moved, choose))
+    assert note in compare_json.data(compared(moved, choose)).differ
+    assert "hours apart" not in compare_text.markdown(compared(records, choose))
+
+
 def test_runs_on_other_data_are_left_out_with_a_note(make_record: Make, choose: Choose) -> None:
     """The newest data count, unless their runs failed."""
     records = measured(make_record, (0.1,))

@@ -1,6 +1,7 @@
 """The command line: errors, output and exit codes. It runs in this process, except in three tests that start Python as a user does."""
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -282,7 +283,10 @@ def test_list_and_env_print_json(buzzer: Buzzer) -> None:
 def test_without_a_gpu_nothing_that_needs_one_works(buzzer: Buzzer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is installed; `fused` runs on a CPU only in Triton's interpreter."""
     monkeypatch.setattr(device, "cuda_problem", lambda *_: "no driver")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    find, pretended = importlib.util.find_spec, {"cudf", "onnxruntime", "tensorrt", "triton"}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: object() if name in pretended else find(name, *more)
+    )
     monkeypatch.setattr(infer, "lacks_library", lambda backend: False)
     env = json.loads(buzzer("env", "--json").stdout)
     needing = ["onnxruntime_cuda", "onnxruntime_tensorrt", "tensorrt", "fused"]
@@ -645,11 +649,13 @@ def test_show_explains_a_record(buzzer: Buzzer, tmp_path: Path, make_record: Mak
 
 def test_the_csv_has_a_row_for_each_record(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:
     for repeat in range(2):
-        record.write(make_record(repeat=repeat, run_id=str(repeat) * 32), tmp_path / "r")
+        hint = ("=1+1", "a = b")[repeat]
+        record.write(make_record(repeat=repeat, run_id=str(repeat) * 32, hint=hint), tmp_path / "r")
     assert buzzer("report", "r", "--csv", "board.csv").returncode == 0
     with (tmp_path / "board.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["repeat"] for row in rows] == ["0", "1"]
+    assert [row["hint"] for row in rows] == ["'=1+1", "a = b"]  # the first would be computed
     assert {row["score_accuracy"] for row in rows} == {str(make_record().scores["accuracy"])}
 
 

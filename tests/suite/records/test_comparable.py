@@ -1,7 +1,7 @@
 """Runs that differ in a key of comparability are never compared; other differences are noted."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -148,13 +148,26 @@ def test_differences_are_noted_wherever_records_are_compared(
     assert comparable.differences(records[:1]) == []
     assert f"- {note}" in leaderboard.markdown(records)
     assert note in page.html(records, {})
-    assert "Some boards hold records of different commits" in readme.result_table(summary.summaries(records))
+    assert "Some boards hold records of different commits" in readme.result_table(
+        summary.summaries(records), 1
+    )
     (group,) = comparison.groups(records, "fake")
     result = comparison.compare(group, choose().task, None, {}, records)
     assert note in compare_text.markdown(result, [])
     assert compare_json.data(result, []).differ == [note]
     bench = two(make_record, change, job="bench", config=SIZES)
     assert f"- {note}" in leaderboard.markdown(bench)
+
+
+def test_the_notes_of_a_board_are_on_the_runs_that_it_shows(make_record: Make) -> None:
+    """The newest of each round: another commit's run that a newer one replaces is not named."""
+    change, note = NOTED["commit"]
+    old, new = two(make_record, change)
+    again = old.model_copy(
+        update={"git_commit": new.git_commit, "run_id": "9" * 32, "created": old.created + timedelta(days=1)}
+    )
+    assert f"- {note}" in leaderboard.markdown([old, new])
+    assert note not in leaderboard.markdown([old, new, again])
 
 
 @pytest.mark.parametrize("name", [n for n in NOTED if n != "enforcement"])

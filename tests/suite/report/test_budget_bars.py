@@ -106,7 +106,7 @@ def test_runs_that_their_budget_ended_have_a_panel(make_record: Make) -> None:
     assert budget_bars.buzzed([fast]) is None
     assert budget_bars.buzzed([slow]) is None
     assert budget_bars.buzzed([slow, fast]) == Panel(
-        "recsys2021: 217,500 rows, at most 30 s on 1 core",
+        "recsys2021: 217,500 rows, at most 30 s on 1 core (a processor, 1 round)",
         30.0,
         [
             (

@@ -141,12 +141,12 @@ def test_the_heat_map_has_ratios_to_the_plain_run(make_record: Make) -> None:
     assert heat.names == ["pandas + PyTorch", "Polars + PyTorch"]  # the GPU run is of another setting
     ((_, _, cells),) = heat.lines
     assert [(c.text, c.shade) for c in cells] == [("1", "plain"), ("3.00×", "up3")]
-    assert cells[1].title == "3.00× (3.00 to 3.00), 33.3 s"
+    assert cells[1].title == "3.00× (3.00 to 3.00, 3 rounds), 33.3 s"
 
 
 def test_cpu_and_gpu_are_compared_at_the_largest_scale(make_record: Make) -> None:
     (pair,) = page_first.dumbbells(records(make_record)).lines
-    assert pair.label == "booking, 1,000 rows: CPU 33.3 s, GPU 2 s, 16.7×"
+    assert pair.label == "booking, 1,000 rows: CPU (1 core) 33.3 s, GPU 2 s, 16.7×"
     assert (
         f"- The fastest run on each device of a machine: {pair.label} ({pair.rounds} round"
         in readme.findings([], records(make_record))
@@ -160,8 +160,19 @@ def test_a_pair_that_was_disturbed_is_left_out(make_record: Make) -> None:
     shared = [r if r not in gpu else r.model_copy(update={"others_cpu_s": 1e4}) for r in records(make_record)]
     left = page_first.dumbbells(shared)
     assert gpu and not left.lines
-    assert left.disturbed == ["booking"]
-    assert "did not disturb: booking." in page.html(shared, {})
+    small, large = (f"booking, {rows} rows: CPU (1 core)" for rows in ("100", "1,000"))
+    assert all(named.startswith(size) for named, size in zip(left.disturbed, (large, small), strict=True))
+    sentence = f"Left out, because other processes used the cores of a run: {'; '.join(left.disturbed)}."
+    assert left.left_out == sentence
+    assert f"did not disturb. {sentence}" in page.html(shared, {})
+    assert f"- {sentence}" in readme.findings([], shared)
+    assert "Left out" not in readme.findings([], records(make_record)) + page.html(records(make_record), {})
+    large_shared = [r if r.rows == 100 else s for r, s in zip(records(make_record), shared, strict=True)]
+    html = page.html(large_shared, {})
+    assert (
+        'id="no-gpu"' not in html
+        and f"Left out, because other processes used the cores of a run: {large}" in html
+    )
 
 
 def test_a_full_job_that_was_not_measured_is_projected(make_record: Make) -> None:

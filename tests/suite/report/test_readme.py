@@ -46,11 +46,18 @@ def test_a_task_is_one_row_with_its_plain_and_its_fastest_run(make_record: Make)
     assert cells(text) == [[*row[:-1], "Polars, 2 cores"]]
 
 
+def test_tasks_without_a_row_are_counted(make_record: Make) -> None:
+    other = make_record(task="booking", gate={"status": "no-reference"})
+    assert "more task" not in readme.fill(EMPTY, variants(make_record))
+    text = readme.fill(EMPTY, [*variants(make_record), other])
+    assert "1 more task is on the leaderboard." in text
+
+
 def test_a_gain_has_its_interval_from_three_rounds_on(make_record: Make) -> None:
     plain = rounds(make_record, [4.0, 4.4, 3.6])
     fast = rounds(make_record, [2.0, 2.2, 1.8], backend="onnxruntime", **PASSED)
     (s,) = summary.summaries([*plain, *fast])
-    assert s.gain is not None and s.gain.verdict == "2.00× (2.00 to 2.00)"
+    assert s.gain is not None and s.gain.verdict == "2.00× (2.00 to 2.00, 3 rounds)"
     assert s.backend is not None and s.backend.row is s.best and s.engine is None
     (few,) = summary.summaries([*plain[:2], *fast[:2]])
     assert few.gain is not None and few.gain.verdict == "2.00× (2 rounds)"
@@ -117,11 +124,11 @@ def test_the_findings_name_the_change_that_gains_most(make_record: Make) -> None
     first, second = summary.findings(summary.summaries(records))
     assert first == (
         "Same core, same score: booking takes 6 s with pandas and PyTorch and 2 s with pandas and ONNX Runtime,"
-        " 3.00× (3.00 to 3.00)."
+        " 3.00× (3.00 to 3.00, 3 rounds)."
     )
     assert second == (
-        "Changing only the backend gains most for booking 3.00× (3.00 to 3.00)."
-        " Changing only the engine gains most for recsys2021 2.00× (2.00 to 2.00)."
+        "Changing only the backend gains most for booking 3.00× (3.00 to 3.00, 3 rounds)."
+        " Changing only the engine gains most for recsys2021 2.00× (2.00 to 2.00, 3 rounds)."
     )
     assert summary.findings([]) == []
 
