@@ -253,7 +253,7 @@ def test_a_run_of_the_old_rule_is_not_resumed_from(
 
 def test_the_readme_shows_the_new_rule_and_names_the_old_one(make_record: Make) -> None:
     old, new = make_record(), outside(make_record)
-    tables = [readme.result_table(summary.summaries(records)) for records in ([old], [old, new], [new])]
+    tables = [readme.result_table(summary.summaries(records), 1) for records in ([old], [old, new], [new])]
     assert ["include scoring" in text for text in tables] == [True, False, False]
 
 
