@@ -171,8 +171,9 @@ def buzzed(records: Iterable[Record]) -> Panel | None:
     limit = r.budget.time_s or 0.0
     cores = summary.cores_text(r)
     rounds = counted(max(len(row.records) for row in runs), "round")
-    title = f"{r.task}: {_size(runs):,} rows, at most {_tick(limit)} on {cores} ({r.machine.cpu}, {rounds})"
-    return Panel(title, r.budget.time_s, [("measured by buzzer", bars[:MOST_BARS])])
+    title = f"{r.task}: {_size(runs):,} rows, at most {_tick(limit)} on {cores}"
+    measured = f"measured by buzzer on {r.machine.cpu}, {rounds}"
+    return Panel(title, r.budget.time_s, [(measured, bars[:MOST_BARS])])
 
 
 def _reached(row: RunGroup) -> bool:
@@ -187,12 +188,12 @@ def _size(runs: Iterable[RunGroup]) -> int:
 def _system(row: RunGroup) -> str:
     engine, backend = row.first.engine, row.first.backend
     names = [] if engine == registry.NO_ENGINE else [summary.name_of(row.first.engine_name)]
-    return " and ".join([*names, summary.name_of(backend)])
+    return ", ".join([*names, summary.name_of(backend)])
 
 
 # ---- as an image -------------------------------------------------------------------------------------------------
 
-WIDTH, LEFT, RIGHT = 820, 225, 30
+WIDTH, LEFT, RIGHT = 820, 250, 30
 CHARACTERS = 88  # of a line of a note
 TITLE, GROUP, LINE, SMALL, AXIS = 40, 24, 26, 15, 34  # heights in pixels
 LIGHT = {

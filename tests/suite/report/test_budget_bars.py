@@ -106,14 +106,14 @@ def test_runs_that_their_budget_ended_have_a_panel(make_record: Make) -> None:
     assert budget_bars.buzzed([fast]) is None
     assert budget_bars.buzzed([slow]) is None
     assert budget_bars.buzzed([slow, fast]) == Panel(
-        "recsys2021: 217,500 rows, at most 30 s on 1 core (a processor, 1 round)",
+        "recsys2021: 217,500 rows, at most 30 s on 1 core",
         30.0,
         [
             (
-                "measured by buzzer",
+                "measured by buzzer on a processor, 1 round",
                 [
-                    Bar("pandas and PyTorch", 30.1, "failed", "✕ timeout"),
-                    Bar("Polars and PyTorch", 19.3, "cpu", "19.3 s"),
+                    Bar("pandas, PyTorch", 30.1, "failed", "✕ timeout"),
+                    Bar("Polars, PyTorch", 19.3, "cpu", "19.3 s"),
                 ],
             )
         ],
