@@ -16,7 +16,6 @@ from buzzer.datasets.files import Files
 from buzzer.errors import UsageError, unknown_name
 from buzzer.models.api.context import GIVEN, Data, RunContext, Steps
 
-GENERATED = "generated"  # source of files
 INSTALLED = "BUZZER_DATA"  # environment variable: folder of real data sets
 
 
@@ -98,7 +97,7 @@ class DataSource:
             generate = partial(generate, train_scale=train_scale)
         given = source or self._installed()
         files = given_or_generated(given, folder, generate, self.check, cache, progress)
-        if source is None or files.source != GENERATED:
+        if source is None or files.source == "official":
             return files
         return replace(files, notes=(*files.notes, GIVEN))
 

@@ -86,7 +86,9 @@ def read(path: Path) -> dict[str, Array]:
 
         if path.suffix == ".csv":
             check_lines(path)
-        table = pl.read_csv(path) if path.suffix == ".csv" else pl.read_parquet(path)
+            table = pl.read_csv(path)
+        else:
+            table = pl.read_parquet(path)
         if odd := [
             name for name, kind in table.schema.items() if not (kind.is_numeric() or kind == pl.Boolean)
         ]:

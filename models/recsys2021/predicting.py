@@ -246,14 +246,14 @@ class Predictor:
         counted: the counts over all scored rows.  shared: whether other workers predict some of these rows.
         """
         todo = [each for each in self.joined() if each.predicted not in self.kept]
-        pieces = [piece.columns for each in todo for piece in each.pieces]
+        pieces = [piece for each in todo for piece in each.pieces]
         if not pieces:
             return
         e, second = self.e, self.models.second
         every_row = not shared and len(pieces) == len(self.pieces)
         known = second_stage_features.counted_keys(counted, self.columns) if every_row else []
-        rows = sum(piece.height for each in todo for piece in each.pieces)
-        occurring = Occurring(e, pieces, rows, known)
+        columns, rows = [piece.columns for piece in pieces], sum(piece.height for piece in pieces)
+        occurring = Occurring(e, columns, rows, known)
         fitted = wanted(
             e, self.context.work, self.columns, self.models, occurring, self.codes, self.means["train"]
         )
