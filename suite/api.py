@@ -17,7 +17,7 @@ from buzzer.suite import budget as budgets
 from buzzer.suite import registry
 from buzzer.suite.analysis import comparison
 from buzzer.suite.analysis.comparison import Comparison
-from buzzer.suite.analysis.regress import Change, Failure, Threshold, changes, failures, unknown_phases
+from buzzer.suite.analysis.regress import Change, Failure, Threshold, changes, check_phases, failures
 from buzzer.suite.bench import bench_runs
 from buzzer.suite.bench import plan as bench_plan
 from buzzer.suite.config_file import check_scale
@@ -37,8 +37,10 @@ from buzzer.suite.requests import (
     Paths,
     RunRequest,
     checked,
+    given,
     names,
     numbers,
+    option_of,
     path,
     paths,
 )
@@ -174,10 +176,9 @@ def check_measured(
     records: Sequence[Record],
 ) -> None:
     """Raises UsageError if a threshold has nothing to compare, unless a run failed."""
+    check_phases(thresholds, records)
     measured = {change.figure for each in changed for change in each}
     missing = [threshold.figure for threshold in thresholds if threshold.figure not in measured]
-    if unknown := unknown_phases(thresholds, records):
-        raise unknown_name("phase", unknown[0], {f"phase.{p.name}" for r in records for p in r.phases})
     if measured and missing:
         raise UsageError(
             f"--fail-if {missing[0]}: the runs and older records of no variant both have this figure",
@@ -195,10 +196,11 @@ def named(records: Iterable[Record], request: CompareRequest, task: str) -> list
 
     Raises UsageError for a name that no timed run of the task has, and for a field that only new runs can follow.
     """
-    for name in ("data", "params", "seed", "resume", "train_scale", "rounds", "on_unmet_budget"):
-        if getattr(request, name) != getattr(CompareRequest(task), name):
-            option = "--set" if name == "params" else f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} is for new runs, and --from runs nothing", "leave out one of the two")
+    for_new_runs = ("data", "params", "seed", "resume", "train_scale", "rounds", "on_unmet_budget")
+    if fields := given(request, for_new_runs):
+        raise UsageError(
+            f"{option_of(fields[0])} is for new runs, and --from runs nothing", "leave out one of the two"
+        )
     wanted: dict[str, list[Any]] = {
         "engine": names(request.engines),
         "backend": names(request.backends),
@@ -245,6 +247,18 @@ def frontier(
     return Frontier(points, layers, Records(records))
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """The files that `report` writes; None for those that are not wanted."""
+
+    out: Path | None = None
+    html: Path | None = None
+    readme: Path | None = None
+    csv: Path | None = None
+    svg: Path | None = None
+    headline: Path | None = None
+
+
 def report(
     records: Iterable[Record] | Paths = "results",
     *,
@@ -266,32 +280,40 @@ def report(
     >>> print(report(folder, out=folder + "/board.md").splitlines()[0])
     # Leaderboard
     """
+    named_paths = (None if name is None else path(name) for name in (out, html, readme, csv, svg, headline))
+    return reported(records, Outputs(*named_paths), observer)[0]
+
+
+def reported(
+    records: Iterable[Record] | Paths, outputs: Outputs, observer: Observer | None = None
+) -> tuple[str, list[Record]]:
+    """As `report`, and the records that it has read."""
     if isinstance(records, (str, Path)) or not isinstance(records, Iterable):
         records = [records]
     sources = list(records)
-    given = [source for source in sources if isinstance(source, Record)]
+    in_memory = [source for source in sources if isinstance(source, Record)]
     with observing(observer) as watcher:
         read = examined([source for source in sources if not isinstance(source, Record)], watcher).good
     files = {r.run_id: file for file, r in read.items()}
-    chosen = list({r.run_id: r for r in (*given, *read.values())}.values())
+    chosen = list({r.run_id: r for r in (*in_memory, *read.values())}.values())
     if sources and not chosen:
         raise UsageError("no valid record among these files", "`buzzer check` says what is wrong with each")
     text = leaderboard.markdown(chosen)
     made: list[tuple[Path, str]] = []  # all are made before the first is written
-    if out is not None:
-        made.append((path(out), text))
-    if html is not None:
-        made.append((path(html), page.html(chosen, page.links_of(files, path(html)))))
-    if readme is not None:
-        made.append((path(readme), result_table.fill(text_of(path(readme)), chosen)))
-    if csv is not None:
-        made.append((path(csv), Records(chosen).to_csv()))
-    if svg is not None:
-        made.append((path(svg), picture(chosen)))
-    if headline is not None:
-        made += budget_images(path(headline), chosen).items()
+    if outputs.out is not None:
+        made.append((outputs.out, text))
+    if outputs.html is not None:
+        made.append((outputs.html, page.html(chosen, page.links_of(files, outputs.html))))
+    if outputs.readme is not None:
+        made.append((outputs.readme, result_table.fill(text_of(outputs.readme), chosen)))
+    if outputs.csv is not None:
+        made.append((outputs.csv, Records(chosen).to_csv()))
+    if outputs.svg is not None:
+        made.append((outputs.svg, picture(chosen)))
+    if outputs.headline is not None:
+        made += budget_images(outputs.headline, chosen).items()
     write_all(made)
-    return text
+    return text, chosen
 
 
 def write_all(made: Sequence[tuple[Path, str]]) -> None:

@@ -7,9 +7,10 @@ task or model has.
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -187,6 +188,33 @@ def checked(kind: type[R], request: object) -> R:
                 "correct this field of the request",
             ) from error
     return replace(request, **values)
+
+
+def given(request: object, fields: Iterable[str]) -> list[str]:
+    """Those of a request's optional fields that are not left at their default.
+
+    >>> given(CompareRequest("booking", rounds=3, seed=0), ["seed", "rounds"])
+    ['rounds']
+    """
+    defaults = {
+        f.name: f.default if f.default_factory is MISSING else f.default_factory()
+        for f in dataclass_fields(cast(Any, request))
+    }
+    return [name for name in fields if plain(getattr(request, name)) != plain(defaults[name])]
+
+
+def plain(value: object) -> object:
+    """The value; a list as a tuple, because both are allowed."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def option_of(field: str) -> str:
+    """The command line's option for a field of a request.
+
+    >>> option_of("train_scale"), option_of("params")
+    ('--train-scale', '--set')
+    """
+    return "--set" if field == "params" else f"--{field.replace('_', '-')}"
 
 
 def names(value: Names) -> list[str]:

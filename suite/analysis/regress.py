@@ -101,10 +101,12 @@ def failures(group: Group, older: Iterable[Record]) -> list[Failure]:
     ]
 
 
-def unknown_phases(thresholds: Iterable[Threshold], records: Iterable[Record]) -> list[str]:
-    """The figures `phase.NAME` of thresholds whose phase no record has."""
+def check_phases(thresholds: Iterable[Threshold], records: Iterable[Record]) -> None:
+    """Raises UsageError for a threshold of a phase that no record has."""
     known = {f"phase.{phase.name}" for r in records for phase in r.phases}
-    return [t.figure for t in thresholds if t.figure.startswith("phase.") and t.figure not in known]
+    for threshold in thresholds:
+        if threshold.figure.startswith("phase.") and threshold.figure not in known:
+            raise unknown_name("phase", threshold.figure, known)
 
 
 def changes(

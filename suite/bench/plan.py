@@ -15,7 +15,7 @@ from buzzer.suite import registry
 from buzzer.suite.bench import identity, loadgen
 from buzzer.suite.budget import Budget
 from buzzer.suite.registry import NO_ENGINE, ModelConfig, TaskConfig, Variant
-from buzzer.suite.requests import BenchRequest, names
+from buzzer.suite.requests import BenchRequest, given, names, option_of
 from buzzer.suite.run import feasible
 from buzzer.suite.run.plan import Planned, Run
 from buzzer.suite.run.resolve import check_device, check_numbers
@@ -37,7 +37,7 @@ RANGES = {
     "qps": (0, LARGEST),
     "bound": (0, LARGEST),
 }
-OF_LOADGEN = ("mlperf", "qps", "bound", "min_duration")  # fields that need a scenario, as loadgen_seeds does
+OF_LOADGEN = ("mlperf", "qps", "bound", "min_duration", "loadgen_seeds")  # fields that need a scenario
 SCENARIOS = ("single-stream", "offline", "server")
 LENGTHS = ("fixed", "real")
 PACKINGS = ("padded", "sorted", "packed")
@@ -150,11 +150,10 @@ def check_scenario(request: BenchRequest) -> None:
     """Raises UsageError for rows of real lengths with a scenario of LoadGen, and for LoadGen's options without one."""
     if request.scenario and request.lengths == "real":
         raise UsageError("LoadGen's samples are rows of one length here", "leave out --lengths real")
-    given = [name for name in OF_LOADGEN if getattr(request, name) != getattr(BenchRequest(""), name)]
-    given += ["loadgen_seeds"] if any(request.loadgen_seeds) else []
-    if given and not request.scenario:
-        option = f"--{given[0].replace('_', '-')}"
-        raise UsageError(f"{option} is for a scenario of LoadGen", "add --scenario single-stream")
+    if not request.scenario and (fields := given(request, OF_LOADGEN)):
+        raise UsageError(
+            f"{option_of(fields[0])} is for a scenario of LoadGen", "add --scenario single-stream"
+        )
 
 
 def file_params(request: BenchRequest) -> dict[str, str]:

@@ -14,7 +14,6 @@ from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.records import repetitions
 from buzzer.suite.records.collection import some_record_files
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report.display import Quiet
 
 EXAMPLES = """Examples:
 
@@ -55,20 +54,13 @@ def main(
     """Render records as Markdown (stdout, or --out), an HTML page, CSV, a README's table: whatever is asked for."""
     display = ProgressDisplay()  # not opened: signals end it at once
     sources = some_record_files(path or [Path("results")])
-    targets = {
-        "out": out,
-        "html": html,
-        "csv": csv,
-        "svg": svg,
-        "readme": readme,
-        "headline": headline,
-    }
-    text = api.report(sources, **targets, observer=display)
-    written = [target for target in targets.values() if target is not None]
+    outputs = api.Outputs(out=out, html=html, csv=csv, svg=svg, readme=readme, headline=headline)
+    text, records = api.reported(sources, outputs, display)
+    written = [target for target in (out, html, csv, svg, readme, headline) if target is not None]
     for target in written:
         typer.echo(f"wrote {target}", err=True)
     if as_json:
-        print_json(api.valid(sources, Quiet()))
+        print_json(records)
     elif not written:
         print(text, end="")
 

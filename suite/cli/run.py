@@ -152,7 +152,6 @@ def submissions(records: Sequence[Record], out: Path) -> Iterator[str]:
     """A line with the path of each submission that the runs wrote, or of each file if the task names no submission."""
     for r in records:
         folder, named = layout.files(out, r.run_id), registry.task(r.task).submission
-        files = sorted(folder.iterdir()) if folder.is_dir() else []
-        for file in files if not named else filter(lambda file: file.name == named, files):
-            what = "submission" if named else "file"
+        what = "submission" if named else "file"
+        for file in sorted(folder.glob(named or "*")):
             yield f"{what} of {r.engine_name} {r.backend} {r.precision}: {file}"

@@ -15,7 +15,7 @@ from buzzer.suite import budget as budgets
 from buzzer.suite import registry
 from buzzer.suite.config_file import MOST_COUNT, MOST_SEED, check_scale, yaml_text
 from buzzer.suite.registry import NO_ENGINE, TaskConfig
-from buzzer.suite.requests import CompareRequest, RunRequest, names, numbers
+from buzzer.suite.requests import CompareRequest, RunRequest, names, numbers, option_of
 from buzzer.suite.run.plan import Run, RunPlan, TaskSelection, interleaved, task_by_task
 from buzzer.suite.run.worker import load_entry
 
@@ -210,11 +210,11 @@ def check_device(device: str) -> None:
 
 def check_data(data: str | Path | None, **sizes: bool) -> None:
     """Raises UsageError if official files are given and also a size of generated data, by the field of the request."""
-    for name, given in sizes.items():
-        if data and given:
-            option = f"--{name.replace('_', '-')}"
+    for name, is_given in sizes.items():
+        if data and is_given:
             raise UsageError(
-                f"{option} sizes generated data; files of --data are used whole", "leave out one of the two"
+                f"{option_of(name)} sizes generated data; files of --data are used whole",
+                "leave out one of the two",
             )
 
 
