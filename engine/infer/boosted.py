@@ -81,15 +81,17 @@ def read(models: Sequence[Any], backend: str) -> Nodes:
     roots = np.cumsum(sizes) - sizes
 
     def joined(name: str, dtype: Any) -> Array:
-        return np.concatenate([np.empty(0, dtype), *(tree[name] for tree in trees)]).astype(dtype)
+        arrays = [tree[name] for tree in trees]
+        return np.concatenate(arrays).astype(dtype) if arrays else np.empty(0, dtype)
 
-    children = {
-        side: joined(f"{side}_children", np.int64) + np.repeat(roots, sizes) for side in ("left", "right")
-    }
-    leaf = joined("left_children", np.int64) < 0
+    left, right = joined("left_children", np.int64), joined("right_children", np.int64)
+    leaf = left < 0
+    for children in (left, right):
+        children += np.repeat(roots, sizes)
+        children[leaf] = -1
     nodes = Nodes(
-        np.where(leaf, -1, children["left"]),
-        np.where(leaf, -1, children["right"]),
+        left,
+        right,
         joined("split_indices", np.int64),
         joined("split_conditions", np.float32),
         joined("default_left", bool),
@@ -161,16 +163,17 @@ def check_nodes(nodes: Nodes, sizes: Array) -> None:
     sizes: number of nodes of each tree.
     """
     inner = nodes.left >= 0
-    first = np.repeat(nodes.roots, sizes)
-    children = np.concatenate([nodes.left[inner], nodes.right[inner]])
-    lowest = np.tile(first[inner], 2)
-    ordered = np.sort(children)
+    roots, ends = (np.repeat(bounds, sizes)[inner] for bounds in (nodes.roots, nodes.roots + sizes))
+    sides = [nodes.left[inner], nodes.right[inner]]
+    feature = nodes.feature[inner]
     valid = (
         (sizes > 0).all()
-        and (children > lowest).all()  # in the same tree, and not its root
-        and (children < lowest + np.tile(np.repeat(sizes, sizes)[inner], 2)).all()
-        and (ordered[1:] > ordered[:-1]).all()  # no node has two parents, so there are no cycles
-        and ((nodes.feature[inner] >= 0) & (nodes.feature[inner] < nodes.width)).all()
+        and all(
+            (side > roots).all() and (side < ends).all() for side in sides
+        )  # in the same tree, and not its root
+        and np.bincount(np.concatenate(sides)).max(initial=0)
+        <= 1  # no node has two parents, so there are no cycles
+        and ((feature >= 0) & (feature < nodes.width)).all()
         and np.isfinite(nodes.value).all()
     )
     if not valid:

@@ -64,29 +64,40 @@ def encode(nodes: Nodes) -> Codes:
     # Sorting by feature, then by threshold.
     combined = (feature << 32) + (keys_of(nodes.value[inner]).astype(np.int64) + 2**31)
     distinct, place = np.unique(combined, return_inverse=True)
-    used, first, counts = np.unique(distinct >> 32, return_index=True, return_counts=True)
-    owner = np.searchsorted(used, feature)
-    rank = place - first[owner]
+    first = np.flatnonzero(np.diff(distinct >> 32, prepend=-1))  # of each feature
+    counts = np.diff(first, append=len(distinct))
+    of = np.repeat(np.arange(len(first)), counts)[place]  # the feature of a node
+    rank = place - first[of]
     steps = np.array([int(count).bit_length() for count in counts], dtype=np.int32)
-    starts = np.cumsum(2**steps - 1) - (2**steps - 1)
+    starts = before(2**steps - 1)
     keys = np.full(int((2**steps - 1).sum()), 2**31 - 1, dtype=np.int32)
     keys[np.repeat(starts - first, counts) + np.arange(len(distinct))] = (distinct & 0xFFFFFFFF) - 2**31
 
-    segment = rank // RANKS
-    identity = (owner << 32) + segment * 2 + nodes.default_left[inner]
-    wanted, column = np.unique(identity, return_inverse=True)
-    columns = np.zeros(len(wanted), CODES)
-    columns["rank"] = (wanted & 0xFFFFFFFF) // 2 * RANKS
-    columns["missing"] = np.where(wanted & 1, LOWEST, HIGHEST)
-    features = np.zeros(len(used), FEATURE)
-    features["column"], features["steps"], features["threshold"] = used, steps, starts
-    _, features["code"], features["codes"] = np.unique(wanted >> 32, return_index=True, return_counts=True)
+    # A segment is RANKS thresholds of a feature. It has a column for each direction that its nodes have.
+    segments = -(-counts // RANKS)
+    direction = 2 * (before(segments)[of] + rank // RANKS) + nodes.default_left[inner]
+    occurs = np.zeros(2 * int(segments.sum()), dtype=bool)
+    occurs[direction] = True
+    segment, left = np.divmod(np.flatnonzero(occurs), 2)
+    owner = np.repeat(np.arange(len(first)), segments)[segment]
+    columns = np.zeros(len(segment), CODES)
+    columns["rank"] = (segment - before(segments)[owner]) * RANKS
+    columns["missing"] = np.where(left, LOWEST, HIGHEST)
+    features = np.zeros(len(first), FEATURE)
+    features["column"], features["steps"], features["threshold"] = distinct[first] >> 32, steps, starts
+    features["codes"] = np.bincount(owner, minlength=len(first))
+    features["code"] = before(features["codes"])
 
     of_nodes = np.zeros(len(inner), np.uint32)
-    of_nodes[inner] = column * BLOCK
+    of_nodes[inner] = before(occurs)[direction] * BLOCK
     limits = np.zeros(len(inner), np.int8)  # irrelevant for a leaf: all places below it have the same leaf
     limits[inner] = rank % RANKS + LOWEST
     return Codes(features, keys, columns, of_nodes, limits)
+
+
+def before(counts: Array) -> Array:
+    """The sum of the counts before each, int64."""
+    return np.cumsum(counts, dtype=np.int64) - counts
 
 
 def post_order(depth: int) -> Array:
@@ -120,8 +131,8 @@ def lay_out(nodes: Nodes) -> Layout:
     depths = np.maximum(sum(inner[at].any(axis=1).astype(np.int32) for at in levels[:TOP]), 1)
     trees = np.zeros(len(nodes.roots), TREE)
     trees["depth"], trees["deep"] = depths, inner[levels[TOP]].any(axis=1)
-    trees["node"] = np.cumsum(2**depths - 1) - (2**depths - 1)
-    trees["leaf"] = np.cumsum(2**depths) - 2**depths
+    trees["node"] = before(2**depths - 1)
+    trees["leaf"] = before(2**depths)
     tops = np.zeros(int((2**depths - 1).sum()), NODE)
     exits = np.zeros(int((2**depths).sum()), np.int64)
     for depth in np.unique(depths):

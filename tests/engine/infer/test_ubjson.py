@@ -18,3 +18,22 @@ def test_ubjson_is_read_completely() -> None:
     for end in range(len(data)):
         with pytest.raises(ValueError, match="not UBJSON"):
             ubjson.loads(data[:end])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"Si\xff",
+        b"[#i\xff",
+        b"{#i\xff",
+        b"[$U#i\xff\x01",
+        b"Sd\x3f\x80\x00\x00",
+        b"x",
+        b"C\xff",
+        b"[" * 100_000,
+    ],
+    ids=["text", "array", "object", "numbers", "no integer", "marker", "character", "depth"],
+)
+def test_what_is_not_ubjson_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not UBJSON"):
+        ubjson.loads(data)
