@@ -128,6 +128,7 @@ def _own_bar(row: RunGroup) -> Bar:
         notes.append(summary.RANDOM_WEIGHTS)
     if r.outcome == "ok" and not row.ranked:
         notes.append("not ranked: no reference run of this size")
+    notes.append(f"{r.machine.cpu}, {counted(len(row.records), 'round')}")
     return _bar(f"{place}, {r.task}", row, "; ".join(notes), apart)
 
 

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 from buzzer.suite.analysis import published_job
 from buzzer.suite.analysis.published_job import OTHER, PublishedFigure, PublishedJob
+from buzzer.suite.records import machine
 from buzzer.suite.records.repetitions import RunGroup, boards, rows
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import charts, published
+from buzzer.suite.report import charts, published, summary
 from buzzer.suite.report.charts import Axis, Chart, Key, Mark, Path
 from buzzer.suite.report.format import clock_text, grouped, seconds_text
 from buzzer.suite.report.table import Table, table
+from buzzer.suite.words import counted
 
 WHOLE = "whole job"
 ROOM = 2.0  # the axis ends at least at this multiple of the longest time, so that its label fits
@@ -27,6 +29,7 @@ class Series:
     name: str  # whose job, and where it ran
     kind: str  # CSS class: published, cpu, cuda
     seconds: dict[str, float]
+    measured: str = ""  # how it was measured; empty for a published job
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Headline:
     def note(self) -> str:
         """Where the times come from, and whether a run of ours is among them."""
         ours = [s for s in self.series if s.kind != "published"]
-        return f"{published.SAME_JOB} {published.TIMES if ours else MISSING}"
+        measured = [f"{s.name}: {s.measured}." for s in ours]
+        return " ".join([published.SAME_JOB, published.TIMES if ours else MISSING, *measured])
 
     def table(self) -> Table:
         """Seconds by stage."""
@@ -153,5 +157,7 @@ def series_of(job: PublishedJob, row: RunGroup) -> Series:
     stages = list(job.staged[0].stages)
     spent = published_job.stage_times(job.work, phases, stages)
     where = "1 core" if r.device == "cpu" else "GPU"
-    name = f"buzzer, {where}" + ("" if row.ranked else ", not ranked: no reference run")
-    return Series(name, r.device, spent | {WHOLE: row.wall_s})
+    measured = [machine.describe(r.machine), counted(len(row.records), "round")]
+    measured += [summary.RANDOM_WEIGHTS] if r.random_weights else []
+    measured += [] if row.ranked else ["not ranked: no reference run"]
+    return Series(f"buzzer, {where}", r.device, spent | {WHOLE: row.wall_s}, ", ".join(measured))

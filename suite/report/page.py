@@ -18,7 +18,7 @@ from buzzer.suite.analysis import comparison, published_job
 from buzzer.suite.analysis.published_job import PublishedFigure
 from buzzer.suite.bench import groups as bench_groups
 from buzzer.suite.bench.groups import BenchGroup
-from buzzer.suite.records import machine
+from buzzer.suite.records import comparable, machine
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import (
     bench_table,
@@ -68,17 +68,17 @@ class MachineNoise:
 
 
 def machines(records: Sequence[Record]) -> list[MachineNoise]:
-    """Each machine with its noise."""
-    newest = {machine.describe(r.machine): r for r in sorted(records, key=lambda r: r.created)}
+    """Each machine with its noise: for each way in which its runs were limited and timed, if there are several with A/A pairs."""
+    of_machine: dict[str, dict[comparable.Key, Record]] = {}
+    for r in records:
+        alike = of_machine.setdefault(machine.describe(r.machine), {})
+        if r.outcome == "ok":
+            alike[comparable.noise(r)] = r
     lines = []
-    for facts, r in sorted(newest.items()):
-        level = comparison.noise([x for x in records if x.control or x.outcome == "ok"], r, 1)
-        text = (
-            "no A/A pairs on record"
-            if level is None
-            else f"single A/A runs differ by up to {level.per_cent:.1f} % ({level.pairs} pairs)"
-        )
-        lines.append(MachineNoise(facts, text))
+    for facts, alike in sorted(of_machine.items()):
+        levels = [level for r in alike.values() if (level := comparison.noise(records, r, 1))]
+        texts = [f"single A/A runs differ by up to {x.per_cent:.1f} % ({x.pairs} pairs)" for x in levels]
+        lines.append(MachineNoise(facts, "; ".join(texts) or "no A/A pairs on record"))
     return lines
 
 

@@ -14,7 +14,7 @@ from buzzer.suite.records.schema import Record
 from buzzer.suite.report import charts, notes, summary
 from buzzer.suite.report.charts import Axis
 from buzzer.suite.report.format import clock_text, seconds_text
-from buzzer.suite.report.summary import Gain, TaskSummary
+from buzzer.suite.report.summary import Gain, Parts, TaskSummary
 
 STEPS = 4  # shades of the heat map on each side
 STEP = 1.5  # ratio from one shade to the next
@@ -135,8 +135,6 @@ def task_filters(r: Record) -> dict[str, str]:
 
 # ---- B: tasks x systems ------------------------------------------------------------------------------------------
 
-System = tuple[str, str]  # engine, backend
-
 
 @dataclass(frozen=True)
 class HeatCell:
@@ -151,13 +149,13 @@ class HeatCell:
 class HeatMap:
     """How many times faster than the plain run each engine and backend is, in the plain run's setting."""
 
-    systems: list[System]
+    systems: list[Parts]
     found: Sequence[TaskSummary]
 
     @property
     def names(self) -> list[str]:
         """The names of the columns."""
-        return [_name(system) for system in self.systems]
+        return [summary.system_name(system) for system in self.systems]
 
     @property
     def lines(self) -> list[tuple[TaskSummary, dict[str, str], list[HeatCell]]]:
@@ -167,25 +165,13 @@ class HeatMap:
 
 def heat_map(found: Sequence[TaskSummary]) -> HeatMap:
     """The systems by the number of tasks that have them."""
-    counts: dict[System, int] = {}
-    for s in found:
-        for row in s.same_setting:
-            counts[_system(row)] = counts.get(_system(row), 0) + 1
-    ordered = sorted(counts, key=lambda system: (system[0] == registry.NO_ENGINE, -counts[system], system))
-    return HeatMap(ordered, found)
+    runs = (summary.parts_of(row.first) for s in found for row in s.same_setting)
+    return HeatMap(summary.parts_of_systems(runs), found)
 
 
-def _system(row: RunGroup) -> System:
-    return row.first.engine_name, row.first.backend
-
-
-def _name(system: System) -> str:
-    engine = "" if system[0] == registry.NO_ENGINE else f"{summary.name_of(system[0])} + "
-    return engine + summary.name_of(system[1])
-
-
-def _cell(s: TaskSummary, system: System) -> HeatCell:
-    row = next((row for row in s.same_setting if _system(row) == system), None)
+def _cell(s: TaskSummary, system: Parts) -> HeatCell:
+    own = (row for row in s.same_setting if summary.stands_for(summary.parts_of(row.first), system))
+    row = next(own, None)
     if row is None:
         return HeatCell("", "none", "not run")
     seconds = seconds_text(row.wall_s)

@@ -26,7 +26,7 @@ PLAIN = (
 )
 GAIN = (
     "The gain is the mean ratio over rounds, with its 95 % interval"
-    f" from {LEAST_ROUNDS} rounds on. Within noise: two runs of the same job differ as much."
+    f" from {LEAST_ROUNDS} rounds on. Within noise: the interval contains 1, or two runs of the same variant differ as much."
 )
 
 

@@ -1,10 +1,13 @@
 """The records in a few lines: for each task the plain run and the fastest run, which single change gains most, and what ran on a GPU."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
+from buzzer.engine import infer
+from buzzer.errors import UsageError
 from buzzer.suite import registry
 from buzzer.suite.analysis import comparison
 from buzzer.suite.analysis.statistics import LEAST_ROUNDS, SURE_ROUNDS, Ratio, paired
@@ -124,11 +127,22 @@ class TaskSummary:
 
     def gain_of(self, row: RunGroup) -> Gain | None:
         """What a run gains over the plain run; None if they have no round in common."""
-        ratio = paired(self.plain.walls, row.walls)
+        return self._gain(self.plain, row)
+
+    @property
+    def alike(self) -> bool:
+        """Whether another engine and another backend gain the same up to noise."""
+        if self.engine is None or self.backend is None:
+            return False
+        between = self._gain(self.engine.row, self.backend.row)
+        return between is not None and between.is_noise is True
+
+    def _gain(self, before: RunGroup, after: RunGroup) -> Gain | None:
+        ratio = paired(before.walls, after.walls)
         if ratio is None:
             return None
-        level = comparison.noise(self.pool, row.first, ratio.pairs)
-        return Gain(row, ratio, ratio.is_noise(level.band if level else None))
+        level = comparison.noise(self.pool, after.first, ratio.pairs)
+        return Gain(after, ratio, ratio.is_noise(level.band if level else None))
 
 
 def setting(row: RunGroup) -> tuple[str, str, str]:
@@ -231,23 +245,26 @@ def _stack(r: Record) -> str:
 
 def _rule(found: Sequence[TaskSummary]) -> str:
     """The tasks by the single change that gains most on one core. A gain of too few rounds to know its noise is named apart."""
-    gains: dict[str, list[tuple[float, str]]] = {"backend": [], "engine": [], "unsure": [], "": []}
+    gains: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for s in found:
         changes = [("engine", s.engine), ("backend", s.backend)]
         known = [(kind, g) for kind, g in changes if g is not None and g.ratio.value > 1 and not g.is_noise]
         kind, gain = max(known, key=lambda item: item[1].ratio.value, default=("", None))
         kind = "unsure" if gain is not None and gain.is_noise is None else kind
+        if len(known) == 2 and s.alike:
+            kind = "either"
         gains[kind].append((-gain.ratio.value, f"{s.task} {gain.text}") if gain else (0.0, s.task))
     texts = {kind: ", ".join(text for _, text in sorted(names)) for kind, names in gains.items()}
-    parts = [
-        f"Changing only the backend gains most for {texts['backend']}." if texts["backend"] else "",
-        f"Changing only the engine gains most for {texts['engine']}." if texts["engine"] else "",
-    ]
-    if any(parts) and texts[""]:
-        parts.append(f"No gain beyond noise for {texts['']}.")
-    if texts["unsure"]:
-        parts.append(f"Too few rounds to tell for {texts['unsure']}.")
-    return " ".join(filter(None, parts))
+    sentences = {
+        "backend": "Changing only the backend gains most for",
+        "engine": "Changing only the engine gains most for",
+        "either": "Changing only the backend or only the engine gains the same, up to noise, for",
+        "": "No gain beyond noise for",
+        "unsure": "Too few rounds to tell for",
+    }
+    if texts.keys() <= {"", "unsure"}:
+        texts.pop("", None)
+    return " ".join(f"{start} {texts[kind]}." for kind, start in sentences.items() if kind in texts)
 
 
 def gpu_status(records: Iterable[Record]) -> str:
@@ -266,39 +283,69 @@ def gpu_status(records: Iterable[Record]) -> str:
 
 @dataclass(frozen=True)
 class System:
-    """An engine and a backend over the tasks of the summaries."""
+    """An engine and its backends over the tasks of the summaries."""
 
     name: str
     mean: float  # geometric mean of the time over the fastest time
     missing: int  # tasks without a run
 
 
+# Engine, backend of networks, backend of boosted trees. A task without tables, networks or trees has "" there, which stands for each.
+Parts = tuple[str, str, str]
 SHIFT_S = 0.01  # added to both times, as ClickBench does, so that very short times do not decide
 
 
-def overall(found: Sequence[TaskSummary]) -> list[System]:
-    """Engines and backends on one core, best first, by ClickBench's rule: the geometric mean of (10 ms + time) / (10 ms + fastest time).
+def parts_of(r: Record) -> Parts:
+    """The engine and the backends of a run."""
+    engine = "" if r.engine == registry.NO_ENGINE else r.engine_name
+    kinds = task.kinds if (task := registry.tasks().get(r.task)) else [infer.NETWORKS]
+    if kinds == [infer.TREES]:
+        return engine, "", r.backend
+    if infer.TREES in kinds:
+        with suppress(UsageError):  # a plug-in's backend that is not installed here
+            return engine, *infer.split_backend(r.backend)
+    return engine, r.backend, ""
 
-    A task without a run counts with twice the largest ratio that any system has there. Tasks without feature frames count for every engine.
+
+def stands_for(some: Parts, parts: Parts) -> bool:
+    """Whether a task that has only some kinds of parts has these ones."""
+    return all(mine in ("", other) for mine, other in zip(some, parts, strict=True))
+
+
+def parts_of_systems(runs: Iterable[Parts]) -> list[Parts]:
+    """The parts of all systems, those of most runs first. What stands for a larger system is none of its own."""
+    counts = Counter(runs)
+    largest = [x for x in counts if not any(x != other and stands_for(x, other) for other in counts)]
+    total = {x: sum(n for some, n in counts.items() if stands_for(some, x)) for x in largest}
+    return sorted(largest, key=lambda x: (-total[x], x))
+
+
+def system_name(parts: Parts) -> str:
+    """`pandas with PyTorch + XGBoost`."""
+    backends = " + ".join(name_of(part) for part in parts[1:] if part)
+    return f"{name_of(parts[0])} with {backends}" if parts[0] else backends
+
+
+def overall(found: Sequence[TaskSummary]) -> list[System]:
+    """Engines with their backends on one core, best first, by ClickBench's rule: the geometric mean of (10 ms + time) / (10 ms + fastest time).
+
+    A task without a run counts with twice the largest ratio that any system has there.
     """
     from statistics import geometric_mean
 
-    ratios = [_ratios(s) for s in found]
-    ratios = [r for r in ratios if len(r) > 1]
-    names = sorted({name for r in ratios for name in r if name[0] != registry.NO_ENGINE})
+    ratios = [r for r in map(_ratios, found) if len(r) > 1]
     systems = []
-    for engine, backend in names:
-        own = [r.get((engine, backend), r.get((registry.NO_ENGINE, backend))) for r in ratios]
+    for parts in parts_of_systems(some for r in ratios for some in r):
+        own = [next((x for some, x in r.items() if stands_for(some, parts)), None) for r in ratios]
         filled = [2 * max(r.values()) if x is None else x for x, r in zip(own, ratios, strict=True)]
-        missing = sum(x is None for x in own)
-        systems.append(System(f"{name_of(engine)} with {name_of(backend)}", geometric_mean(filled), missing))
+        systems.append(System(system_name(parts), geometric_mean(filled), sum(x is None for x in own)))
     return sorted(systems, key=lambda system: system.mean)
 
 
-def _ratios(s: TaskSummary) -> dict[tuple[str, str], float]:
-    """(engine, backend) -> time over the fastest time, in the setting of the plain run."""
-    walls = {(row.first.engine_name, row.first.backend): SHIFT_S + row.wall_s for row in s.same_setting}
-    return {name: wall / min(walls.values()) for name, wall in walls.items()}
+def _ratios(s: TaskSummary) -> dict[Parts, float]:
+    """Time over the fastest time by parts, in the setting of the plain run."""
+    walls = {parts_of(row.first): SHIFT_S + row.wall_s for row in s.same_setting}
+    return {parts: wall / min(walls.values()) for parts, wall in walls.items()}
 
 
 def ranking(found: Sequence[TaskSummary]) -> str:
