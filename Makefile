@@ -94,8 +94,8 @@ RECORDS ?= $(wildcard configs/records/*.yaml)
 records: $(VENV)/.weights  ## make the records of README's table on this machine, five rounds each: hours; goes on where it stopped
 	for file in $(RECORDS); do $(BIN)/buzzer run --config $$file --out results --resume || exit; done
 
-report: $(VENV)/.weights  ## write the leaderboard, the HTML page, and README's findings, table and picture from results/
-	$(BIN)/buzzer report results --out results/leaderboard.md --html results/index.html --readme README.md --headline docs/budget.svg
+report: $(VENV)/.weights  ## write the leaderboard, the HTML page, the frontier, and README's findings, table and picture from results/
+	$(BIN)/buzzer report results --out results/leaderboard.md --html results/index.html --readme README.md --headline docs/budget.svg --frontier results/frontier.svg
 
 browser: $(VENV)/.browser  ## test the HTML page in headless Chromium (Debian's package; skipped without it)
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m browser $$(grep -rl mark.browser tests --include='*.py')

@@ -257,6 +257,7 @@ class Outputs:
     csv: Path | None = None
     svg: Path | None = None
     headline: Path | None = None
+    frontier: Path | None = None
 
 
 def report(
@@ -268,19 +269,22 @@ def report(
     csv: str | Path | None = None,
     svg: str | Path | None = None,
     headline: str | Path | None = None,
+    frontier: str | Path | None = None,
     observer: Observer | None = None,
 ) -> str:
     """The leaderboard of some records, as Markdown. `records` are records, or files and folders of records.
 
     Files are written only if they are named: `out` gets the Markdown, `html` a self-contained page, `csv` a
     row for each record, with the columns of `Records.to_pandas`, `svg` an image of the tables, and `headline` an
-    SVG image of published times and ours against the time limit, with a dark one in `<stem>-dark.svg` beside it. In the
-    file `readme`, the findings and the result table between their markers are replaced.
+    SVG image of published times and ours against the time limit, with a dark one in `<stem>-dark.svg` beside it, `frontier` the
+    image of `buzzer frontier`, with its data in `<stem>.csv`. In the file `readme`, the findings and the result table between their markers are replaced.
 
     >>> print(report(folder, out=folder + "/board.md").splitlines()[0])
     # Leaderboard
     """
-    named_paths = (None if name is None else path(name) for name in (out, html, readme, csv, svg, headline))
+    named_paths = (
+        None if name is None else path(name) for name in (out, html, readme, csv, svg, headline, frontier)
+    )
     return reported(records, Outputs(*named_paths), observer)[0]
 
 
@@ -312,6 +316,8 @@ def reported(
         made.append((outputs.svg, picture(chosen)))
     if outputs.headline is not None:
         made += budget_images(outputs.headline, chosen).items()
+    if outputs.frontier is not None:
+        made += frontier_report.files(outputs.frontier, chosen).items()
     write_all(made)
     return text, chosen
 

@@ -12,7 +12,7 @@ from buzzer.suite.cli import options
 from buzzer.suite.cli.outcome import exit_with
 from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.records import record
-from buzzer.suite.report import charts, console, frontier
+from buzzer.suite.report import console, frontier
 from buzzer.suite.requests import DEFAULT_OUT, FrontierRequest
 from buzzer.suite.run import frontier_plan
 
@@ -72,7 +72,7 @@ def publish(result: Frontier, out: Path, as_json: bool) -> None:
     reference = registry.task(runs[0].task).reference.backend
     drawn = frontier.frontier(result.points, runs, result.layers, reference)
     record.write_text(out / "frontier.csv", drawn.to_csv())
-    record.write_text(out / "frontier.svg", charts.svg(frontier.chart(result.points, runs, drawn.title)))
+    record.write_text(out / "frontier.svg", drawn.svg(runs))
     if as_json:
         print(drawn.to_json())
         return

@@ -49,14 +49,30 @@ def main(
             metavar="FILE",
         ),
     ] = None,
+    frontier: Annotated[
+        Path | None,
+        option(
+            OUTPUT,
+            "SVG image to write of a model's accuracy against its latency; its data are written to a CSV file beside it.",
+            metavar="FILE",
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Render records as Markdown (stdout, or --out), an HTML page, CSV, a README's table: whatever is asked for."""
     display = ProgressDisplay()  # not opened: signals end it at once
     sources = some_record_files(path or [Path("results")])
-    outputs = api.Outputs(out=out, html=html, csv=csv, svg=svg, readme=readme, headline=headline)
-    text, records = api.reported(sources, outputs, display)
-    written = [target for target in (out, html, csv, svg, readme, headline) if target is not None]
+    targets = {
+        "out": out,
+        "html": html,
+        "csv": csv,
+        "svg": svg,
+        "readme": readme,
+        "headline": headline,
+        "frontier": frontier,
+    }
+    text, records = api.reported(sources, api.Outputs(**targets), display)
+    written = [target for target in targets.values() if target is not None]
     for target in written:
         typer.echo(f"wrote {target}", err=True)
     if as_json:

@@ -10,7 +10,7 @@ from buzzer.suite.bench.groups import BenchGroup, boards, rows
 from buzzer.suite.records import machine
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import charts, notes
-from buzzer.suite.report.format import decimal, grouped, percent
+from buzzer.suite.report.format import decimal, percent, significant
 from buzzer.suite.report.table import Column, Row, Table, table
 from buzzer.suite.words import counted
 
@@ -74,10 +74,10 @@ def _cells(row: BenchGroup, rank: str, base: BenchGroup | None) -> tuple[str, ..
         _ms(percentiles.quantile(warm, 0.9)),
         _ms(percentiles.quantile(warm, 0.99)),
         _ms(percentiles.quantile(row.samples("cold_run"), 0.5)),
-        "" if row.cold_device_s is None else decimal(1e3 * row.cold_device_s, 3),
+        "" if row.cold_device_s is None else significant(1e3 * row.cold_device_s),
         _spread(row.samples("cold_run_device")),
         _speed_up(row, base),
-        grouped(row.rows_s, 0),
+        significant(row.rows_s),
         "" if floor is None or measured is None else percent(floor / measured, 0),
         decimal(cosine, 5),
         decimal(max(compile_s), 1) if compile_s else "",
@@ -101,12 +101,12 @@ def interval_ms(quantile: Quantile | None) -> str:
     """The 98 % interval of a percentile in milliseconds; empty if there is none."""
     if quantile is None or quantile.low is None or quantile.high is None:
         return ""
-    return f"{1e3 * quantile.low:.2f}-{1e3 * quantile.high:.2f}"
+    return f"{significant(1e3 * quantile.low)}-{significant(1e3 * quantile.high)}"
 
 
 def _ms(quantile: Quantile | None) -> str:
     """A percentile in milliseconds; empty if there were too few samples."""
-    return "" if quantile is None else decimal(1e3 * quantile.value)
+    return "" if quantile is None else significant(1e3 * quantile.value)
 
 
 def _spread(samples: Sequence[float]) -> str:

@@ -7,7 +7,6 @@ headers. Empty columns are left out. In a file or a pipe a row is always one lin
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -31,7 +30,7 @@ def terminal() -> Console:
 
 def show(table: Table, console: Console | None = None) -> None:
     """Print a table, its caption and its notes, by default on standard output."""
-    to, shown = terminal() if console is None else console, without_empty_columns(table)
+    to, shown = terminal() if console is None else console, table.without_empty_columns()
     if shown.least_width <= to.width:
         to.print(shown.rich())
     else:
@@ -40,15 +39,6 @@ def show(table: Table, console: Console | None = None) -> None:
     below = [*filter(None, [table.caption]), *(f"- {note}" for note in table.notes)]
     for line in [*below, *([""] if below else [])]:
         to.print(plain_text(line))
-
-
-def without_empty_columns(table: Table) -> Table:
-    """The table without columns of empty cells. A table without rows keeps its columns."""
-    kept = [i for i in range(len(table.header)) if any(line[i] for line in table.lines)]
-    if not table.rows or len(kept) == len(table.header):
-        return table
-    rows = tuple(replace(row, cells=tuple(row.cells[i] for i in kept)) for row in table.rows)
-    return replace(table, header=tuple(table.header[i] for i in kept), rows=rows)
 
 
 def blocks(table: Table, width: int) -> Iterator[Text]:

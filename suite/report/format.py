@@ -11,8 +11,16 @@ def clock_text(seconds: float) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """At least three significant figures without powers of ten: 1,234 s, 0.0123 s."""
-    return f"{seconds:,.0f} s" if seconds >= 100 else f"{seconds:.3g} s"
+    """Seconds as in `significant`: 1,234 s, 2.20 s, 0.0123 s."""
+    return f"{significant(seconds)} s"
+
+
+def significant(value: float | None) -> str:
+    """At least three significant digits, without powers of ten: 1,234, 2.20, 0.0123."""
+    if value is None:
+        return ""
+    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:,.{max(0, digits)}f}"
 
 
 def grouped(value: float | None, digits: int = 2) -> str:
@@ -31,9 +39,5 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def three_digits(share: float | None) -> str:
-    """A share of 1 in per cent with three significant digits and without powers of ten: 0.000137 -> 0.0137 %."""
-    if share is None:
-        return ""
-    value = 100 * share
-    digits = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
-    return f"{value:.{digits}f} %"
+    """A share of 1 in per cent as in `significant`: 0.000137 -> 0.0137 %."""
+    return "" if share is None else f"{significant(100 * share)} %"

@@ -6,12 +6,16 @@ Each point is a run of a precision task. Both figures come from one session on t
 import csv
 import io
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from statistics import median
 
+from buzzer.errors import UsageError
+from buzzer.suite import registry
 from buzzer.suite.analysis import pareto, percentiles
-from buzzer.suite.records import machine
+from buzzer.suite.records import comparable, machine
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import charts
 from buzzer.suite.report.charts import Chart, Key, Mark
@@ -85,6 +89,10 @@ class FrontierReport:
         )
         return text.getvalue()
 
+    def svg(self, records: Iterable[Record]) -> str:
+        """The fastest points as an image. records: the runs that they are of."""
+        return charts.svg(chart(fastest(self.points), records, self.title))
+
     def table(self) -> Table:
         """The points as a table."""
         lines = [_cells(p, self.reference_accuracy) for p in self.points]
@@ -99,6 +107,48 @@ def frontier(ordered: list[Point], records: Sequence[Record], full: int, backend
     accuracy = same[0].accuracy if same else None
     notes = sorted({note for r in records for note in r.notes})
     return FrontierReport(r.task, full, accuracy, r.data_source, machine.describe(r.machine), notes, ordered)
+
+
+def models(records: Iterable[Record]) -> list[tuple[list[Record], list[Point]]]:
+    """For each model that was run in several precisions, with all and with fewer layers, on the same data and machine: its records and
+    its `points`."""
+    by_model: dict[comparable.Key, list[Record]] = defaultdict(list)
+    for r in records:
+        if r.job in ("fit", "predict") and type(r.config.get(LAYERS)) is int and not r.control:
+            same = {k: v for k, v in r.config.items() if k not in (LAYERS, "checkpoints")}
+            key = (*comparable.times(r, without=("job", "parameters")), registry.params_hash(same))
+            by_model[key].append(r)
+    return [(group, found) for group in by_model.values() if (found := _of_model(group))]
+
+
+def _of_model(group: Sequence[Record]) -> list[Point]:
+    """The points of a model; none without models of fewer layers, or if the full depth is unknown."""
+    fits = [r for r in group if r.job == "fit" and not r.config[LAYERS] and r.outcome == "ok"]
+    depths = [r.details[LAYERS] for r in fits if LAYERS in r.details]
+    found = points((r for r in group if r.job == "predict"), depths[-1]) if depths else []
+    return found if len({p.layers for p in found}) > 1 else []
+
+
+def fastest(ordered: Sequence[Point]) -> list[Point]:
+    """Of several backends only the fastest, before those that do not count. ordered: the fastest first."""
+    chosen: dict[tuple[int, str], Point] = {}
+    for p in sorted(ordered, key=lambda p: not p.counts):
+        chosen.setdefault((p.layers, p.precision), p)
+    return [p for p in ordered if p in chosen.values()]
+
+
+def files(image: Path, records: Iterable[Record]) -> dict[Path, str]:
+    """The chart of the newest of the `models` as an SVG image, and its data in `<stem>.csv` beside it. Raises UsageError without one."""
+    found = models(records)
+    if not found:
+        raise UsageError(
+            "no records of a model in several precisions, whole and cut", "`buzzer frontier` makes them"
+        )
+    group, ordered = max(found, key=lambda model: max(r.created for r in model[0]))
+    runs = [r for r in group if r.job == "predict"]
+    full = max(p.layers for p in ordered)
+    drawn = frontier(ordered, runs, full, registry.task(runs[0].task).reference.backend)
+    return {image: drawn.svg(runs), image.with_suffix(".csv"): drawn.to_csv()}
 
 
 def points(records: Iterable[Record], full: int) -> list[Point]:

@@ -98,6 +98,7 @@ def phase_table(group: Sequence[Record]) -> Table:
     header = (
         "engine",
         "backend",
+        "precision",
         "budget",
         *(f"{name} s" for name in names),
         *(["of which imports s"] if imports else []),
@@ -113,7 +114,7 @@ def _phase_cells(row: RunGroup, names: Iterable[str], imports: bool) -> tuple[st
     rate = f"{r.rows / predict:,.0f}" if predict and r.rows else ""
     seconds = (decimal(row.phase_s(name), 3) for name in names)
     imported = [decimal(row.imports_s, 3)] if imports else []
-    return (r.engine_name, r.backend, r.budget.name, *seconds, *imported, rate, latency(row))
+    return (r.engine_name, r.backend, r.precision, r.budget.name, *seconds, *imported, rate, latency(row))
 
 
 def latency(row: RunGroup) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 
-from buzzer.suite import registry
 from buzzer.suite.bench import groups
 from buzzer.suite.bench.groups import BenchGroup
 from buzzer.suite.records import comparable, machine
@@ -79,27 +78,7 @@ def frontiers(records: Iterable[Record]) -> list[Chart]:
 
 def frontier_points(records: Iterable[Record]) -> list[tuple[list[Record], list[frontier.Point]]]:
     """For each such model its records and its points, of several backends only the fastest."""
-    by_model: dict[comparable.Key, list[Record]] = defaultdict(list)
-    for r in records:
-        if r.job in ("fit", "predict") and type(r.config.get(frontier.LAYERS)) is int and not r.control:
-            same = {k: v for k, v in r.config.items() if k not in (frontier.LAYERS, "checkpoints")}
-            key = (*comparable.times(r, without=("job", "parameters")), registry.params_hash(same))
-            by_model[key].append(r)
-    return [(group, points) for group in by_model.values() if (points := _points(group))]
-
-
-def _points(group: Sequence[Record]) -> list[frontier.Point]:
-    """The points of a model; none without models of fewer layers, or if the full depth is unknown."""
-    fits = [r for r in group if r.job == "fit" and not r.config[frontier.LAYERS] and r.outcome == "ok"]
-    depths = [r.details[frontier.LAYERS] for r in fits if frontier.LAYERS in r.details]
-    if not depths:
-        return []
-    points = frontier.points((r for r in group if r.job == "predict"), depths[-1])
-    fastest: dict[tuple[int, str], frontier.Point] = {}
-    for p in sorted(points, key=lambda p: not p.counts):  # the fastest first, within each
-        fastest.setdefault((p.layers, p.precision), p)
-    points = [p for p in points if p in fastest.values()]
-    return points if len({p.layers for p in points}) > 1 else []
+    return [(group, frontier.fastest(points)) for group, points in frontier.models(records)]
 
 
 def _frontier(group: Sequence[Record], points: Sequence[frontier.Point]) -> Chart:
@@ -118,7 +97,7 @@ def rooflines(records: Iterable[Record]) -> list[Chart]:
 
 
 def roofline_rows(records: Iterable[Record]) -> list[list[BenchGroup]]:
-    """For each machine, device and budget the bench runs whose FLOPs and bytes are known.
+    """For each machine, device and budget the timed bench runs whose FLOPs and bytes are known.
 
     Runs on rows of real lengths are left out: their FLOPs differ from run to run.
     """
@@ -126,7 +105,8 @@ def roofline_rows(records: Iterable[Record]) -> list[list[BenchGroup]]:
     for board in groups.boards(records).values():
         for row in groups.rows(board):
             r = row.first
-            if r.bench and r.bench.flops and r.bench.bytes_moved and r.bench.lengths == "fixed":
+            known = r.bench and r.bench.flops and r.bench.bytes_moved and r.bench.lengths == "fixed"
+            if known and row.samples("warm_run"):
                 by_machine[machine.describe(r.machine), r.device, r.budget.name].append(row)
     return [rows for _, rows in sorted(by_machine.items())]
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
@@ -12,7 +12,7 @@ from buzzer.models.api.context import SCORE
 from buzzer.suite import registry
 from buzzer.suite.analysis import comparison, published_job
 from buzzer.suite.analysis.comparison import Group, Variant
-from buzzer.suite.analysis.statistics import Ratio, paired
+from buzzer.suite.analysis.statistics import LEAST_ROUNDS, Ratio, paired
 from buzzer.suite.records import machine, repetitions
 from buzzer.suite.records.repetitions import RunGroup
 from buzzer.suite.records.schema import Record
@@ -180,9 +180,8 @@ class Board:
         )
         with_work = published_job.job_of(self.first.task) is not None
         columns = (*header, Column(published.WORK)) if with_work else header
-        return without_empty(
-            table("Leaderboard", columns, (entry.cells(with_work) for entry in self.entries))
-        )
+        shown = table("Leaderboard", columns, (entry.cells(with_work) for entry in self.entries))
+        return shown.without_empty_columns()
 
     @cached_property
     def phase_names(self) -> list[str]:
@@ -196,13 +195,14 @@ class Board:
         numbers = [*self.phase_names, *(["score, after the wall time"] if outside else [])]
         header = (
             Column("engine and backend", "name"),
+            Column("precision"),
             Column("budget"),
             *(Column(n, "number") for n in numbers),
         )
         lines = []
         for e in self.entries:
             spent = [e.row.phase_s(n) for n in self.phase_names] + ([e.outside_s] if outside else [])
-            cells = (e.name, e.first.budget.name, *(decimal(s, 3) for s in spent))
+            cells = (e.name, e.first.precision, e.first.budget.name, *(decimal(s, 3) for s in spent))
             lines.append(Row(cells, filters=e.filters))
         return table("Wall seconds by phase", header, lines)
 
@@ -236,13 +236,6 @@ class Board:
                 if e.kind != "unsupported"
             ],
         )
-
-
-def without_empty(shown: Table) -> Table:
-    """A table without the columns that have no text in any row."""
-    kept = [i for i in range(len(shown.header)) if any(line[i] for line in shown.lines)]
-    rows = tuple(replace(row, cells=tuple(row.cells[i] for i in kept)) for row in shown.rows)
-    return replace(shown, header=tuple(shown.header[i] for i in kept), rows=rows)
 
 
 def _score(e: Entry) -> float:
@@ -343,14 +336,16 @@ def speed_up_charts(records: Sequence[Record]) -> list[Chart]:
     """Speed-up against the plain CPU baseline, for each task and machine with at least two scales."""
     result = []
     for name, task in sorted(registry.tasks().items()):
-        for group in comparison.groups(records, name):
-            base = comparison.baselines(group, task)["plain"]
-            if base is not None and len(group.series(base)) >= 2:
-                result.append(_speed_up_chart(group, base))
+        bases = [(g, comparison.baselines(g, task)["plain"]) for g in comparison.groups(records, name)]
+        shown = [(g, base) for g, base in bases if base is not None and len(g.series(base)) >= 2]
+        for group, base in shown:
+            own = told_apart(group.records, [g.records for g, _ in shown])
+            result.append(_speed_up_chart(group, base, own))
     return result
 
 
-def _speed_up_chart(group: Group, base: Variant) -> Chart:
+def _speed_up_chart(group: Group, base: Variant, own: Sequence[str]) -> Chart:
+    """own: the facts by which the group differs from other groups of its task."""
     ratios = _ratios(group, base)
     values = [ratio.value for series in ratios.values() for ratio in series.values()]
     x = charts.log_axis([s * group.rows_at_full for s in group.cells], "rows predicted (log)")
@@ -367,11 +362,11 @@ def _speed_up_chart(group: Group, base: Variant) -> Chart:
             text = f"{variant}: {ratio.value:.2f}×{interval} at scale {scale:g}"
             marks.append(Mark(px, py, number, kind, text, filters))
     marks += _failed_marks(group, x)
-    title = f"{group.first.task}: speed-up against {base}"
+    title = ", ".join([f"{group.first.task}: speed-up against {base}", *own])
     where = "; ".join([machine.describe(group.first.machine), *notes.timing_notes(group.records)])
     summary_text = (
-        "Geometric mean over rounds by size of the job, 95 % interval in the label; the dashed line is the"
-        f" baseline. {where}."
+        "Geometric mean over rounds by size of the job, in the label with its 95 % interval"
+        f" from {LEAST_ROUNDS} rounds on; the dashed line is the baseline. {where}."
     )
     return Chart(title, summary_text, x, y, marks, paths, legend)
 

@@ -1,7 +1,7 @@
 """One table with three renderers: a terminal (rich), Markdown and HTML. All of them escape the texts of a table."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from buzzer.suite.escape import Markdown, printable
@@ -70,6 +70,14 @@ class Table:
     def names(self) -> tuple[str, ...]:
         """The names of the columns."""
         return tuple(column.name for column in self.header)
+
+    def without_empty_columns(self) -> "Table":
+        """The table without columns of empty cells. A table without rows keeps its columns."""
+        kept = [i for i in range(len(self.header)) if any(line[i] for line in self.lines)]
+        if not self.rows or len(kept) == len(self.header):
+            return self
+        rows = tuple(replace(row, cells=tuple(row.cells[i] for i in kept)) for row in self.rows)
+        return replace(self, header=tuple(self.header[i] for i in kept), rows=rows)
 
     @property
     def lines(self) -> list[tuple[str, ...]]:

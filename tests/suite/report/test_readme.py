@@ -8,7 +8,7 @@ from buzzer.errors import UsageError
 from buzzer.suite import registry
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.schema import Gpu, Record
-from buzzer.suite.report import budget_bars, leaderboard, page, readme, summary
+from buzzer.suite.report import budget_bars, frontier, leaderboard, page, readme, summary
 
 Make = Callable[..., Record]
 ROOT = Path(__file__).parents[3]
@@ -227,7 +227,15 @@ def test_a_file_without_markers_is_refused(make_record: Make) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "results/leaderboard.md", "results/index.html", "docs/budget.svg", "docs/budget-dark.svg"],
+    [
+        "README.md",
+        "results/leaderboard.md",
+        "results/index.html",
+        "results/frontier.svg",
+        "results/frontier.csv",
+        "docs/budget.svg",
+        "docs/budget-dark.svg",
+    ],
 )
 def test_published_files_match_the_records(name: str) -> None:
     found = integrity.examine(record.paths([ROOT / "results"])).good
@@ -237,6 +245,8 @@ def test_published_files_match_the_records(name: str) -> None:
         "README.md": lambda: readme.fill(text, good),
         "results/leaderboard.md": lambda: leaderboard.markdown(good),
         "results/index.html": lambda: page.html(good, page.links_of(files, ROOT / name)),
+        "results/frontier.svg": lambda: frontier.files(ROOT / "results/frontier.svg", good)[ROOT / name],
+        "results/frontier.csv": lambda: frontier.files(ROOT / "results/frontier.svg", good)[ROOT / name],
         "docs/budget.svg": lambda: budget_bars.svg(budget_bars.panels(good), budget_bars.LIGHT),
         "docs/budget-dark.svg": lambda: budget_bars.svg(budget_bars.panels(good), budget_bars.DARK),
     }
