@@ -327,6 +327,14 @@ def shown_figure(verdict: Mapping[str, Any] | None, scenario: str) -> str:
     return f"{figure / 1e6:.4g} ms" if scenario == LATENCY else f"{figure:.6g} samples/s"
 
 
+def verdict_text(verdict: Mapping[str, Any], scenario: str) -> str:
+    """LoadGen's verdict with its figure, from a record: `LoadGen VALID, 1234.5 samples/s`."""
+    figure = shown_figure(verdict, scenario) or "no figure"
+    return (
+        f"LoadGen {verdict.get('result')}, {f'{HEADLINE[scenario]} ' if scenario == LATENCY else ''}{figure}"
+    )
+
+
 def headline(verdict: Mapping[str, Any] | None, scenario: str) -> float | None:
     """LoadGen's figure for the scenario, from a record: nanoseconds for single-stream, else samples per second; None if there is none."""
     summary = (verdict or {}).get("summary")

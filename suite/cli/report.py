@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 from buzzer.suite import api
+from buzzer.suite.bench import groups
+from buzzer.suite.bench.groups import BenchGroup
 from buzzer.suite.cli import options
 from buzzer.suite.cli.options import OUTPUT, option
 from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.records import repetitions
 from buzzer.suite.records.collection import some_record_files
+from buzzer.suite.records.repetitions import RunGroup
 from buzzer.suite.records.schema import Record
 
 EXAMPLES = """Examples:
@@ -82,8 +85,14 @@ def main(
 
 
 def print_json(records: Sequence[Record]) -> None:
-    """Print one record per line, best first. The field `ranked` says whether it has a rank on the leaderboard."""
+    """Print one record per line: the boards of tasks, then those of models, best first, then all others, such as fits. The field
+    `ranked` says whether it has a rank there."""
+    shown: list[RunGroup | BenchGroup] = []
     for group in repetitions.boards(records).values():
-        for row in repetitions.rows(group):
-            for r in row.records:
-                print(json.dumps({"ranked": row.ranked} | r.model_dump(mode="json")))
+        shown += repetitions.rows(group)
+    for group in groups.boards(records).values():
+        shown += groups.rows(group)
+    ranked = {r.run_id: (r, row.ranked) for row in shown for r in row.records}
+    others = {r.run_id: (r, False) for r in records if r.run_id not in ranked}
+    for r, has_rank in (ranked | others).values():
+        print(json.dumps({"ranked": has_rank} | r.model_dump(mode="json")))

@@ -1,6 +1,6 @@
 """The rank table of `buzzer bench`, from its records."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from buzzer.suite.analysis import percentiles
@@ -11,7 +11,7 @@ from buzzer.suite.records import machine
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import charts, notes
 from buzzer.suite.report.format import decimal, percent, significant
-from buzzer.suite.report.table import Column, Row, Table, table
+from buzzer.suite.report.table import Cell, Column, Row, Table, table
 from buzzer.suite.words import counted
 
 COLUMNS = (
@@ -43,12 +43,17 @@ COLUMNS = (
 LOADGEN = Column("LoadGen", wrap=False)  # its figure, only in tables of a scenario
 
 
-def board(group: Sequence[Record]) -> Table:
-    """One model's sessions, ranked by the time per row."""
+def board(group: Sequence[Record], links: Mapping[str, str] | None = None) -> Table:
+    """One model's sessions, ranked by the time per row. links: the record file of a run_id, for HTML."""
     ranking = rows(group)
     base = next((row for row in ranking if row.is_base), None)
     lines = [
-        Row(_cells(row, str(i) if row.ranked else "", base), kind(row), filters(row), row.first.run_id)
+        Row(
+            _cells(row, str(i) if row.ranked else "", base, links or {}),
+            kind(row),
+            filters(row),
+            row.first.run_id,
+        )
         for i, row in enumerate(ranking, 1)
     ]
     r = group[0]
@@ -58,7 +63,9 @@ def board(group: Sequence[Record]) -> Table:
     return table(title(r), columns, lines, notes.bench_notes(group), facts)
 
 
-def _cells(row: BenchGroup, rank: str, base: BenchGroup | None) -> tuple[str, ...]:
+def _cells(
+    row: BenchGroup, rank: str, base: BenchGroup | None, links: Mapping[str, str]
+) -> tuple[str | Cell, ...]:
     r, warm = row.first, row.samples("warm_run")
     p50, floor = percentiles.quantile(warm, 0.5), r.bench.floor_s if r.bench else None
     measured = row.cold_device_s or (p50.value if p50 else None)
@@ -66,7 +73,7 @@ def _cells(row: BenchGroup, rank: str, base: BenchGroup | None) -> tuple[str, ..
     cosine = least_cosine(row)
     return (
         rank,
-        r.backend,
+        Cell(r.backend, link=links.get(r.run_id, "")),
         f"{r.precision} {r.bench.packing}" if r.bench and r.bench.lengths == "real" else r.precision,
         *((loadgen_figure(row),) if r.config["scenario"] else ()),
         _ms(p50),

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from buzzer.suite import registry
+from buzzer.suite.bench import loadgen
 from buzzer.suite.records import comparable
 from buzzer.suite.records.repetitions import rows
 from buzzer.suite.records.schema import Record
@@ -30,9 +31,21 @@ def board_notes(group: Sequence[Record]) -> list[str]:
     notes = [SCORING[group[0].scoring], score_note(group), *sorted({published.work_note(r) for r in group})]
     changed = changes_of(group[0])
     notes += [f"not with the task's parameters: {changed}"] if changed else []
-    notes += sorted({note for r in group for note in r.notes})
+    notes += own_notes(group)
     notes += sorted({f"budget {r.budget.name} not met here: {u}" for r in group for u in r.budget.unmet})
     return [note for note in [*notes, *comparable.differences(group), *disturbances(group)] if note]
+
+
+def own_notes(group: Sequence[Record]) -> list[str]:
+    """The notes that the runs have themselves. One that only some have names their variants."""
+    with_note: dict[str, list[Record]] = {}
+    for r in group:
+        for note in r.notes:
+            with_note.setdefault(note, []).append(r)
+    return [
+        note if len(runs) == len(group) else f"{', '.join(sorted(set(map(variant_of, runs))))}: {note}"
+        for note, runs in sorted(with_note.items())
+    ]
 
 
 def changes_of(r: Record) -> str:
@@ -51,14 +64,15 @@ def score_note(group: Sequence[Record]) -> str:
         parts.append(f"best possible on these generated data: {values}")
     elif ceiling is not None:
         parts.append(f"best possible on these generated data {ceiling:.4f}")
-    return f"scores: {'; '.join(parts)}" if best.shown_scores else ""
+    whose = "scores of the first" if len(rows(group)) > 1 else "scores"
+    return f"{whose}: {'; '.join(parts)}" if best.shown_scores else ""
 
 
 def bench_notes(group: Sequence[Record]) -> list[str]:
     """The notes of one table of `buzzer bench`, including LoadGen's verdicts and the scores on labelled inputs."""
-    notes = sorted({note for record in group for note in record.notes})
+    notes = own_notes(group)
     notes += [
-        f"{r.backend} {r.precision}: LoadGen {r.bench.loadgen['result']}, {r.bench.loadgen['line']}"
+        f"{r.backend} {r.precision}: {loadgen.verdict_text(r.bench.loadgen, r.bench.scenario)}"
         for r in group
         if r.bench and r.bench.loadgen
     ]

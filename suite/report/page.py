@@ -139,7 +139,8 @@ def sections(board_list: Iterable[Board], figures: Sequence[PublishedFigure]) ->
 class Counts:
     """The figures at the top of the page."""
 
-    runs: int
+    runs: int  # of tasks
+    sessions: int  # runs of `buzzer bench`
     failed: int
     unsupported: int
     tasks: int
@@ -175,7 +176,7 @@ class Content:
 def content(records: Sequence[Record], links: Mapping[str, str]) -> Content:
     """Everything that the template shows. links: the record file of a run_id, relative to the page."""
     board_list = page_runs.boards(records, links)
-    ran = [r for r in records if r.job != "fit"]
+    ran = [r for r in records if r.job != "fit" and not r.published]
     names = list(dict.fromkeys(n for board in board_list for n in board.phase_names))
     found = summary.summaries(records)
     return Content(
@@ -192,14 +193,15 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> Content:
         truths=truth_tables(records),
         frontiers=page_bench.frontiers(records),
         rooflines=page_bench.rooflines(records),
-        benches=[page_bench.Board(group) for group in bench_groups.boards(records).values()],
+        benches=[page_bench.Board(group, links) for group in bench_groups.boards(records).values()],
         machines=machines(records),
         rules=leaderboard.RULES,
         published_times=published.TIMES,
         phase_class={name: i for i, name in enumerate(names)},
         newest=max((r.created for r in records), default=None),
         counts=Counts(
-            runs=len(ran),
+            runs=sum(r.job == "predict" for r in ran),
+            sessions=sum(r.job == "bench" for r in ran),
             failed=sum(r.outcome not in ("ok", "unsupported") for r in ran),
             unsupported=sum(r.outcome == "unsupported" for r in ran),
             tasks=len({board.first.task for board in board_list}),
@@ -226,7 +228,7 @@ def data(shown: Content, keys: Keys) -> dict[str, object]:
         for board in section.boards
         for entry in board.entries
     ]
-    rows += [_session_row(row, keys) for bench in shown.benches for row in bench.rows]
+    rows += [_session_row(row, i, keys) for bench in shown.benches for i, row in enumerate(bench.rows, 1)]
     lines = [[row.get(name) for name in DATA] for row in rows]
     return {"columns": DATA, "phases": names, "rows": lines}
 
@@ -257,7 +259,7 @@ def _run_row(board: Board, entry: Entry, keys: Keys, names: Sequence[str]) -> di
     }
 
 
-def _session_row(row: BenchGroup, keys: Keys) -> dict[str, object]:
+def _session_row(row: BenchGroup, rank: int, keys: Keys) -> dict[str, object]:
     r, warm = row.first, row.samples("warm_run")
     return {
         "f": keys(bench_table.filters(row)),
@@ -266,6 +268,7 @@ def _session_row(row: BenchGroup, keys: Keys) -> dict[str, object]:
         "board": bench_table.title(r),
         "device": r.device,
         "cores": r.budget.cores,
+        "rank": str(rank) if row.ranked else "",
         "rounds": len(row.records),
         "metric": r.metric,
         "score": bench_table.least_cosine(row),

@@ -1,7 +1,7 @@
 """The part of the report page about inference sessions, from the records of `buzzer bench`: tables, frontiers, rooflines."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -21,11 +21,12 @@ class Board:
     """Inference sessions of one model that may be compared: their table, and cosine over latency."""
 
     group: list[Record]
+    links: Mapping[str, str]  # the record file of a run_id
 
     @cached_property
     def table(self) -> Table:
         """The table of `buzzer bench`."""
-        return bench_table.board(self.group)
+        return bench_table.board(self.group, self.links).without_empty_columns()
 
     @property
     def machine(self) -> str:

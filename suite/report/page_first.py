@@ -1,6 +1,7 @@
 """The first screen of the report page: which engine, whether each job stays within its budget, and CPU against GPU."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,7 @@ class Race:
 
     summary: TaskSummary
     projected: "Projected | None"
+    elsewhere: str  # its machine, if it is not the usual one
 
     @property
     def filters(self) -> dict[str, str]:
@@ -89,6 +91,17 @@ class Races:
     """All tasks on one axis."""
 
     lines: list[Race]
+    where: str  # the usual machine, in a sentence
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a fastest run is on a GPU."""
+        return any(race.summary.best.first.device == "cuda" for race in self.lines)
+
+    @property
+    def projected(self) -> bool:
+        """Whether a full job is projected."""
+        return any(race.projected for race in self.lines)
 
     @property
     def axis(self) -> Axis:
@@ -106,7 +119,27 @@ class Races:
 
 def races(found: Sequence[TaskSummary], records: Sequence[Record]) -> Races:
     """A line for each task."""
-    return Races([Race(s, projection(s.task, records)) for s in found])
+    lines = [Race(s, projection(s.task, records), elsewhere(s, found)) for s in found]
+    return Races(lines, measured_on(found))
+
+
+def usual_machine(found: Sequence[TaskSummary]) -> str:
+    """The machine of most tasks."""
+    return Counter(machine.describe(s.first.machine) for s in found).most_common(1)[0][0]
+
+
+def measured_on(found: Sequence[TaskSummary]) -> str:
+    """A sentence that names the machine of all tasks, or of most of them."""
+    if not found:
+        return ""
+    others = any(elsewhere(s, found) for s in found)
+    return f"Measured on {usual_machine(found)}{', unless a line names another machine' if others else ''}."
+
+
+def elsewhere(s: TaskSummary, found: Sequence[TaskSummary]) -> str:
+    """A task's machine, if it is not that of most tasks."""
+    own = machine.describe(s.first.machine)
+    return "" if own == usual_machine(found) else own
 
 
 def projection(task: str, records: Sequence[Record]) -> Projected | None:
@@ -162,6 +195,15 @@ class HeatMap:
         """For each task its filters and its cells."""
         return [(s, task_filters(s.first), [_cell(s, system) for system in self.systems]) for s in self.found]
 
+    @property
+    def where(self) -> str:
+        """The machine of most tasks, in a sentence."""
+        return measured_on(self.found)
+
+    def elsewhere(self, s: TaskSummary) -> str:
+        """A task's machine, if it is not that of most tasks."""
+        return elsewhere(s, self.found)
+
 
 def heat_map(found: Sequence[TaskSummary]) -> HeatMap:
     """The systems by the number of tasks that have them."""
@@ -210,6 +252,11 @@ class Dumbbell:
     def filters(self) -> dict[str, str]:
         """The values by which it is filtered."""
         return task_filters(self.gpu.first)
+
+    @property
+    def machine(self) -> str:
+        """The machine of both."""
+        return machine.describe(self.gpu.first.machine)
 
     @property
     def rounds(self) -> int:

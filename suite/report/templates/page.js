@@ -36,6 +36,7 @@ function applyFilters() {
   }
   const shown = rows.filter((row) => seen[row.f]).length;
   document.getElementById("shown").textContent = `${shown} of ${rows.length} rows`;
+  document.getElementById("none").hidden = shown > 0;
   for (const chart of document.querySelectorAll(".marks")) { // one stop of the tab key per chart
     const marks = [...chart.querySelectorAll(".mark:not([hidden])")];
     marks.forEach((mark, i) => { mark.tabIndex = i ? -1 : 0; });
@@ -107,7 +108,7 @@ function number(cell) {
 function sort(table, column) {
   const head = table.tHead.rows[0].cells[column];
   const down = head.ariaSort === "ascending";
-  const words = (cell) => (cell.querySelector("a") ?? cell).textContent.trim();
+  const words = (cell) => (cell.querySelector("a") ?? cell).textContent.replace(/^[✕–·]/, "").trim(); // without marks of rows
   const key = (row) => number(row.cells[column]) ?? words(row.cells[column]);
   const compare = (a, b) => {
     const [x, y] = [key(a), key(b)];
@@ -146,9 +147,11 @@ for (const row of document.querySelectorAll("article[data-panel] tr[data-row]"))
 }
 
 const FIGURES = [
-  ["task", "task"], ["board", "board"], ["engine", "engine"], ["backend", "backend"], ["precision", "precision"], ["budget", "budget"],
-  ["machine", "machine"], ["outcome", "outcome"], ["rounds", "rounds"], ["wall s", "wall_s"], ["CPU s", "cpu_s"], ["peak bytes", "peak_bytes"], ["score", "score"],
+  ["task", "task"], ["data", "data"], ["scale", "scale"], ["rows", "rows"], ["engine", "engine"], ["backend", "backend"], ["precision", "precision"],
+  ["device", "device"], ["budget", "budget"], ["machine", "machine"], ["outcome", "outcome"], ["rounds", "rounds"], ["wall s", "wall_s"], ["CPU s", "cpu_s"], ["peak bytes", "peak_bytes"], ["score", "score"],
 ];
+
+const FACTS = ["scale", "rows", "rounds"]; // numbers without a ratio
 
 function applyPair() {
   const two = show.pair.map((run) => byRun.get(run)).filter(Boolean);
@@ -161,7 +164,8 @@ function applyPair() {
   phases.forEach((name, i) => { if (a.phases[i] != null || b.phases[i] != null) lines.push([`${name} s`, a.phases[i], b.phases[i]]); });
   const table = document.createElement("table");
   for (const [name, x, y] of [["", "first", "second", "first / second"], ...lines]) {
-    const ratio = name === "" ? "first / second" : name !== "rounds" && typeof x === "number" && typeof y === "number" && y ? (x / y).toFixed(2) : "";
+    const comparable = a.board === b.board && !FACTS.includes(name) && typeof x === "number" && typeof y === "number" && y;
+    const ratio = name === "" ? "first / second" : comparable ? (x / y).toFixed(2) : "";
     const line = table.insertRow();
     for (const text of [name, x ?? "", y ?? "", ratio]) line.insertCell().textContent = typeof text === "number" ? text.toLocaleString("en", { maximumSignificantDigits: 6 }) : text;
   }
@@ -172,7 +176,10 @@ function applyPair() {
   const scroll = document.createElement("div");
   scroll.className = "scroll";
   scroll.append(table);
-  pair.replaceChildren(close, scroll);
+  const note = document.createElement("p");
+  note.className = "soft";
+  note.textContent = a.board === b.board ? "" : "Of different boards: no ratios, because the jobs or the machines differ.";
+  pair.replaceChildren(close, note, scroll);
 }
 
 // ---- bars of another metric ----
@@ -245,7 +252,9 @@ function fromAddress() {
   const row = byRun.get(show.row);
   show.board = row ? row.board : asked.get("board") ?? "";
   apply();
-  if (show.row) document.querySelector("tr.marked")?.scrollIntoView({ block: "center" });
+  const part = document.getElementById(location.hash.slice(1)); // `#sessions` is a place in the page
+  if (part) jump(part.id);
+  else if (show.row) document.querySelector("tr.marked")?.scrollIntoView({ block: "center" });
   else if (show.board) document.getElementById("tasks")?.scrollIntoView();
 }
 

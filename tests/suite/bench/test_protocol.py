@@ -444,10 +444,10 @@ def test_on_a_gpu_the_mean_cold_device_time_ranks(make_record: Callable[..., Rec
         {"fused", "tensorrt"},
     ]
     lines = by_column([steady, even])
-    mean = (450 * 0.001 + 10 * 0.02) / 460
+    mean = (450 * 0.001 + 10 * 0.02) / 460  # 1.413 ms
     assert [(t["#"], t["backend"], t["cold device ms"], t["p99/mean"], t["p50 ms"]) for t in lines] == [
-        ("1", "tensorrt", f"{1e3 * mean:.3f}", f"{0.02 / mean:.3f}", "10.00"),
-        ("2", "fused", "2.000", "1.000", "20.00"),
+        ("1", "tensorrt", "1.41", f"{0.02 / mean:.3f}", "10.0"),
+        ("2", "fused", "2.00", "1.000", "20.0"),
     ]
     assert lines[1]["of floor"] == "50 %"
     assert bench_table.title(steady) == "bert-base, batch 2, 8 tokens, on cuda"
@@ -731,6 +731,8 @@ def test_loadgen_gives_its_verdict(scenario: str, tmp_path: Path) -> None:
     unit = " ms" if scenario == "single-stream" else " samples/s"
     assert verdict.line.endswith(loadgen.shown_figure(verdict.summarised(), scenario))
     assert verdict.line.endswith(unit)
+    text = loadgen.verdict_text(verdict.summarised(), scenario)
+    assert text.startswith(f"LoadGen {verdict.result}") and text.endswith(unit)
     assert check.runs == 4
     assert check.scores()["cosine"] == pytest.approx(1.0)
 

@@ -341,6 +341,14 @@ def test_a_report_is_written_whole_or_not_at_all(buzzer: Buzzer, tmp_path: Path,
     assert done.returncode == 2
 
 
+def test_report_prints_every_record_as_json(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:
+    """Also fits, which no table shows."""
+    for job, run_id in (("predict", "a" * 32), ("fit", "b" * 32)):
+        record.write(make_record(job=job, run_id=run_id), tmp_path / "r")
+    lines = map(json.loads, buzzer("report", "r", "--json").stdout.splitlines())
+    assert [(line["job"], line["ranked"]) for line in lines] == [("predict", True), ("fit", False)]
+
+
 def test_report_draws_the_tables(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:
     record.write(make_record(), tmp_path / "r")
     assert buzzer("report", "r", "--svg", "board.svg").returncode == 0
@@ -635,7 +643,7 @@ def test_show_explains_a_record(buzzer: Buzzer, tmp_path: Path, make_record: Mak
     submission.parent.mkdir(parents=True)
     submission.write_text("1\n")
     text = buzzer("show", str(path)).stdout
-    assert text.splitlines()[0] == "fake predict, torch_eager fp32 1c2g30s: ok after 2 s"
+    assert text.splitlines()[0] == "fake predict, torch_eager fp32 1c2g30s: ok after 2.00 s"
     assert "gate: no-reference, not ranked" in text
     assert f"file: {submission.relative_to(tmp_path)}" in text
     for phase in r.phases:

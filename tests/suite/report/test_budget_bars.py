@@ -25,6 +25,8 @@ WORK = {
 }
 TIMEOUT = {"outcome": "timeout", "message": "the buzzer went", "scores": {}, "gate": {"status": "unscored"}}
 
+MEASURED = "a processor, 1 round"
+
 
 def run(make: Make, wall: float, **changes: Any) -> Record:
     fields: dict[str, Any] = {
@@ -51,7 +53,7 @@ def mine(records: list[Record]) -> list[Bar]:
 
 def test_the_same_job_is_a_plain_bar_and_the_fastest_of_its_task_and_cores(make_record: Make) -> None:
     (bar,) = mine([run(make_record, 20_000.0, engine="pandas"), run(make_record, 18_023.0)])
-    assert bar == Bar("1 core, recsys2021-winners", 18_023.0, "cpu", "5:00:23")
+    assert bar == Bar("1 core, recsys2021-winners", 18_023.0, "cpu", "5:00:23", MEASURED)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_another_job_is_hatched_and_says_how_it_differs(
     make_record: Make, changes: dict[str, Any], note: str
 ) -> None:
     (bar,) = mine([run(make_record, 100.0, **changes)])
-    assert bar.apart and bar.note == note
+    assert bar.apart and bar.note == f"{note}; {MEASURED}"
     assert "hatch-cpu)" in budget_bars.svg(
         budget_bars.panels([run(make_record, 100.0, **changes)]), budget_bars.LIGHT
     )
@@ -78,7 +80,7 @@ def test_another_job_is_hatched_and_says_how_it_differs(
 
 def test_a_run_that_was_not_compared_says_so(make_record: Make) -> None:
     (bar,) = mine([run(make_record, 100.0, gate={"status": "no-reference"})])
-    assert not bar.apart and bar.note == "not ranked: no reference run of this size"
+    assert not bar.apart and bar.note == f"not ranked: no reference run of this size; {MEASURED}"
 
 
 def test_the_same_job_is_shown_before_a_faster_smaller_one(make_record: Make) -> None:
@@ -128,7 +130,7 @@ def test_the_image_has_bars_as_long_as_their_times(make_record: Make, tmp_path: 
         bars = {b[0].text: float(b.get("width", 0)) for b in root.iter(f"{space}rect") if len(b)}
         left, right = budget_bars.LEFT, budget_bars.WIDTH - budget_bars.RIGHT
         expected = (right - left) * 43_200 / (1.08 * 86_400)
-        assert bars["1 core, recsys2021-winners: 12:00:00"] == pytest.approx(expected, abs=0.2)
+        assert bars[f"1 core, recsys2021-winners: 12:00:00; {MEASURED}"] == pytest.approx(expected, abs=0.2)
         (limit,) = [x for x in root.iter(f"{space}line") if x.get("stroke-width") == "3"]
         assert float(limit.get("x1", 0)) == pytest.approx(left + 2 * expected, abs=0.2)
         texts = [t for t in root.iter(f"{space}text") if t.text]

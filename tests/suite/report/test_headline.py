@@ -121,10 +121,15 @@ def test_the_fastest_run_at_the_true_size_has_bars_of_the_same_stages(make_recor
 
 def test_a_run_without_a_reference_of_its_size_says_so(make_record: Make) -> None:
     alone = {"gate": {"status": "no-reference"}, "run_id": "c" * 32, "engine": "pandas"}
-    assert (
-        of([run_of(make_record, **alone)]).series[-1].name == "buzzer, 1 core, not ranked: no reference run"
-    )
-    assert of([run_of(make_record, **alone), run_of(make_record)]).series[-1].name == "buzzer, 1 core"
+    where = "a processor (AVX2), 2 cores, 16 GiB, no GPU, 1 round"
+    assert of([run_of(make_record, **alone)]).series[-1].measured == f"{where}, not ranked: no reference run"
+    both = of([run_of(make_record, **alone), run_of(make_record)])
+    assert both.series[-1].measured == where and both.note.endswith(f" buzzer, 1 core: {where}.")
+
+
+def test_a_run_with_random_weights_says_so(make_record: Make) -> None:
+    shown = of([run_of(make_record, config={"weights": "random"})])
+    assert shown.series[-1].measured.endswith("1 round, random weights")
 
 
 def test_bars_of_one_stage_do_not_overlap(make_record: Make) -> None:

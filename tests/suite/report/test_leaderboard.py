@@ -157,8 +157,8 @@ def test_figures_that_were_not_measured_are_empty(make_record: Make, choose: Cho
     assert [line[5:10] for line in leaderboard.board(group).lines if line[1] == "polars"] == [
         ("", "", "", "", "")
     ]
-    assert leaderboard.phase_table(group).names[3:6] == ("start s", "predict s", "load s")
-    assert {line[0]: line[3:6] for line in leaderboard.phase_table(group).lines} == {
+    assert leaderboard.phase_table(group).names[4:7] == ("start s", "predict s", "load s")
+    assert {line[0]: line[4:7] for line in leaderboard.phase_table(group).lines} == {
         "none": ("0.500", "1.500", "2.000"),
         "pandas": ("", "", "2.000"),
     }

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from buzzer.suite.records import record
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import charts, page, page_bench, page_first, page_runs, readme, summary
+from buzzer.suite.report import charts, notes, page, page_bench, page_first, page_runs, readme, summary
 
 Make = Callable[..., Record]
 ROOT = Path(__file__).parents[3]
@@ -138,7 +138,7 @@ def test_equal_scores_have_no_chart(make_record: Make) -> None:
 
 def test_the_heat_map_has_ratios_to_the_plain_run(make_record: Make) -> None:
     heat = page_first.heat_map(summary.summaries(records(make_record)))
-    assert heat.names == ["pandas + PyTorch", "Polars + PyTorch"]  # the GPU run is of another setting
+    assert heat.names == ["pandas with PyTorch", "Polars with PyTorch"]  # the GPU run is of another setting
     ((_, _, cells),) = heat.lines
     assert [(c.text, c.shade) for c in cells] == [("1", "plain"), ("3.00×", "up3")]
     assert cells[1].title == "3.00× (3.00 to 3.00, 3 rounds), 33.3 s"
@@ -146,13 +146,33 @@ def test_the_heat_map_has_ratios_to_the_plain_run(make_record: Make) -> None:
 
 def test_cpu_and_gpu_are_compared_at_the_largest_scale(make_record: Make) -> None:
     (pair,) = page_first.dumbbells(records(make_record)).lines
-    assert pair.label == "booking, 1,000 rows: CPU (1 core) 33.3 s, GPU 2 s, 16.7×"
+    assert pair.label == "booking, 1,000 rows: CPU (1 core) 33.3 s, GPU 2.00 s, 16.7×"
     assert (
         f"- The fastest run on each device of a machine: {pair.label} ({pair.rounds} round"
         in readme.findings([], records(make_record))
     )
     assert 'id="no-gpu"' not in page.html(records(make_record), {})
     assert 'id="no-gpu"' in page.html([make_record()], {})
+
+
+def test_each_machine_has_the_noise_of_its_pairs(make_record: Make) -> None:
+    """Ratios of 1.1 and 0.9, also if the newest run was timed by another rule: exp(4.303 x 0.1005) - 1 = 54.1 % by hand."""
+    runs = []
+    for repeat, wall in enumerate((11.0, 9.0)):
+        runs += [
+            timed(make_record, 10.0, repeat=repeat),
+            timed(make_record, wall, repeat=repeat, control=True),
+        ]
+    later = make_record(schema_minor=1, created="2030-01-01T00:00:00Z")
+    (line,) = page.machines([*runs, later])
+    assert line.noise == "single A/A runs differ by up to 54.1 % (2 pairs)"
+    (line,) = page.machines([later])
+    assert line.noise == "no A/A pairs on record"
+
+
+def test_a_note_of_some_runs_names_them(make_record: Make) -> None:
+    runs = [make_record(notes=["all"]), make_record(notes=["all", "one"], backend="onnxruntime")]
+    assert notes.own_notes(runs) == ["all", "onnxruntime fp32 1c2g30s: one"]
 
 
 def test_a_pair_that_was_disturbed_is_left_out(make_record: Make) -> None:
@@ -399,6 +419,7 @@ def test_filters_take_several_values_and_are_kept_in_the_address(shown: Callable
     assert tab.rows() == []
     assert not tab.tab.locator("article[data-board]").first.is_visible()
     assert not tab.tab.locator("#speed-up").is_visible()
+    assert tab.tab.get_by_text("No run passes these filters.").is_visible()
     tab.tab.click("button[type=reset]")
     tab.tab.wait_for_function("location.hash === ''")  # a form is reset after its event
     assert len(tab.rows()) == 5
@@ -456,6 +477,11 @@ def test_tables_sort_by_their_heads(shown: Callable[..., Tab]) -> None:
     assert table.locator("th[aria-sort=descending]").inner_text().startswith("wall s")
     table.get_by_role("button", name="engine and backend").click()
     assert table.locator("tbody th").first.inner_text().strip().startswith("cudf")
+    for last_first in (False, True):
+        table.get_by_role("button", name="#").click()
+        ranks = [text.strip() for text in table.locator("tbody .rank").all_inner_texts()]
+        ordered = sorted(filter(str.isdigit, ranks), reverse=last_first)
+        assert len(ordered) == 3 and ranks == [*ordered, "·", "·"]  # without a rank last, in both directions
 
 
 @browser
@@ -476,6 +502,34 @@ def test_two_rows_stand_side_by_side(shown: Callable[..., Tab]) -> None:
     assert same.tab.locator("#pair").is_visible()
     tab.tab.click("#pair button")
     assert not tab.tab.locator("#pair").is_visible()
+
+
+@browser
+def test_rows_of_different_boards_have_no_ratios(shown: Callable[..., Tab], make_record: Make) -> None:
+    runs = [r.run_id[:12] for r in records(make_record) if r.engine == "polars" and r.repeat == 0]
+    tab = shown(f"#pair={','.join(runs)}")
+    lines = tab.tab.locator("#pair tr").evaluate_all(
+        "rows => rows.map(r => [...r.cells].map(c => c.textContent))"
+    )
+    assert [line[3] for line in lines[1:]] == [""] * (len(lines) - 1)
+    assert {line[0]: line[1:3] for line in lines}["rows"] == ["100", "1,000"]
+    assert "no ratios" in tab.tab.locator("#pair").inner_text()
+
+
+@browser
+def test_an_address_of_a_part_opens_it(shown: Callable[..., Tab]) -> None:
+    assert shown("#machines").tab.locator("#machines li").first.is_visible()
+    assert not shown().tab.locator("#machines li").first.is_visible()
+
+
+@browser
+def test_on_a_phone_a_menu_is_inside_the_screen(shown: Callable[..., Tab]) -> None:
+    tab = shown(viewport={"width": 400, "height": 700})
+    for summary_of in tab.tab.locator("details.pick summary").all():
+        summary_of.click()
+        box = summary_of.locator("xpath=following-sibling::div").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 400
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 700
 
 
 @browser
@@ -509,7 +563,7 @@ def test_bars_show_another_metric(shown: Callable[..., Tab]) -> None:
     assert bars.first.inner_text().endswith("100 MB")
     assert tab.tab.evaluate("location.hash") == "#metric=peak_bytes"
     tab.tab.select_option("#metric", "")
-    assert bars.first.inner_text().endswith("2 s")
+    assert bars.first.inner_text().endswith("2.00 s")
 
 
 @browser

@@ -8,7 +8,7 @@ from buzzer.errors import UsageError
 from buzzer.suite import registry
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.schema import Gpu, Record
-from buzzer.suite.report import budget_bars, frontier, leaderboard, page, readme, summary
+from buzzer.suite.report import budget_bars, frontier, leaderboard, page, page_first, readme, summary
 
 Make = Callable[..., Record]
 ROOT = Path(__file__).parents[3]
@@ -42,7 +42,7 @@ def test_a_task_is_one_row_with_its_plain_and_its_fastest_run(make_record: Make)
     text = readme.fill(EMPTY, variants(make_record))
     assert text.startswith("# title\n")
     assert text.endswith(f"{readme.RESULTS[1]}\nafter\n")
-    row = ["`fake`", "generated, 10 rows", "2 s", "0.5 s", "4.00× (1 round)", "polars, 2 cores"]
+    row = ["`fake`", "generated, 10 rows", "2.00 s", "0.500 s", "4.00× (1 round)", "polars, 2 cores"]
     assert cells(text) == [[*row[:-1], "Polars, 2 cores"]]
 
 
@@ -103,7 +103,7 @@ def test_the_first_finding_saves_most_time_rather_than_the_largest_share(make_re
         records += rounds(make_record, walls, **data)
         records += rounds(make_record, fast, backend="onnxruntime", **data, **PASSED)
     first = summary.findings(summary.summaries(records))[0]
-    assert first.startswith("Same core, same score: booking takes 60 s")
+    assert first.startswith("Same core, same score: booking takes 60.0 s")
 
 
 def test_the_findings_name_the_change_that_gains_most(make_record: Make) -> None:
@@ -123,7 +123,7 @@ def test_the_findings_name_the_change_that_gains_most(make_record: Make) -> None
     records += task("recsys2021", {"RCE": 13.0}, "RCE", 3.0, 4.0)
     first, second = summary.findings(summary.summaries(records))
     assert first == (
-        "Same core, same score: booking takes 6 s with pandas and PyTorch and 2 s with pandas and ONNX Runtime,"
+        "Same core, same score: booking takes 6.00 s with pandas and PyTorch and 2.00 s with pandas and ONNX Runtime,"
         " 3.00× (3.00 to 3.00, 3 rounds)."
     )
     assert second == (
@@ -131,6 +131,22 @@ def test_the_findings_name_the_change_that_gains_most(make_record: Make) -> None
         " Changing only the engine gains most for recsys2021 2.00× (2.00 to 2.00, 3 rounds)."
     )
     assert summary.findings([]) == []
+
+
+def test_an_engine_and_a_backend_that_gain_the_same_are_named_together(make_record: Make) -> None:
+    """3 s and 3.1 s of 6 s, with rounds that differ by 10 %."""
+
+    def of(changes: dict[str, str], walls: list[float]) -> list[Record]:
+        return rounds(
+            make_record, walls, **({"engine": "pandas"} | changes), **({} if not changes else PASSED)
+        )
+
+    runs = of({}, [6.0, 6.6, 5.4]) + of({"engine": "polars"}, [3.0, 3.3, 2.7])
+    runs += of({"backend": "onnxruntime"}, [3.1, 3.0, 3.1])
+    (_, rule) = summary.findings(summary.summaries(runs))
+    assert rule.startswith(
+        "Changing only the backend or only the engine gains the same, up to noise, for fake 2.00×"
+    )
 
 
 def test_a_gain_of_too_few_rounds_is_named_apart(make_record: Make) -> None:
@@ -168,6 +184,32 @@ def test_the_overall_ranking_counts_missing_tasks(make_record: Make) -> None:
     assert systems["pandas with PyTorch"] == pytest.approx((2.0, 0))  # 2 and 2
     assert systems["Polars with PyTorch"] == pytest.approx((2.0, 1))  # 1 and 2 x 2
     assert systems["pandas with ONNX Runtime"] == pytest.approx((2.0, 1))  # 2 x 2 and 1
+
+
+def test_the_backends_of_tasks_of_different_kinds_are_one_system(make_record: Make) -> None:
+    """`booking` has networks, `open-bandit` has trees, and `recsys2021` has both. Times over the fastest are 2 and 1 by hand."""
+
+    def two(task: str, engines: tuple[str, str], backends: tuple[str, str]) -> list[Record]:
+        names = zip(engines, backends, (1.99, 0.99), ({}, PASSED), strict=True)
+        return [
+            make_record(task=task, engine=engine, backend=backend, **gate).model_copy(update={"wall_s": wall})
+            for engine, backend, wall, gate in names
+        ]
+
+    both = ("pandas", "polars")
+    runs = two("booking", both, ("torch_eager", "onnxruntime"))
+    runs += two("open-bandit", both, ("xgboost", "forest"))
+    runs += two("recsys2021", both, ("torch_eager", "onnxruntime+forest"))
+    runs += two("bert-intent", ("none", "none"), ("torch_eager", "onnxruntime"))
+    found = summary.summaries(runs)
+    systems = {s.name: (s.mean, s.missing) for s in summary.overall(found)}
+    assert systems == {
+        "Polars with ONNX Runtime + C trees": pytest.approx((1.0, 0)),
+        "pandas with PyTorch + XGBoost": pytest.approx((2.0, 0)),
+    }
+    heat = page_first.heat_map(found)
+    assert sorted(heat.names) == sorted(systems)
+    assert all({c.text for c in cells} == {"1", "2.01× ?"} for _, _, cells in heat.lines)
 
 
 def test_older_runs_that_scored_inside_their_time_are_named(make_record: Make) -> None:
