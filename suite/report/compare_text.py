@@ -213,7 +213,7 @@ def _even(result: Comparison, trend: ScalingFit, name: str) -> str:
     if rows is None:
         other = next(t for t in result.fits if t.variant == result.baselines[name])
         size = result.group.largest
-        return "always faster" if trend.growth.at(size) < other.growth.at(size) else "never"
+        return "at every size here" if trend.growth.at(size) < other.growth.at(size) else "at no size here"
     inside = min(result.group.cells) <= rows / result.group.rows_at_full <= result.group.largest
     return f"{rows:,.0f} rows" + ("" if inside else " (not measured there)")
 

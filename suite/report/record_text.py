@@ -48,7 +48,7 @@ def facts(r: Record) -> Table:
         ("machine", machine.describe(r.machine)),
         ("limits by", r.enforcement),
         ("parameters", changes_of(r)),
-        ("work", published.work_note(r)),
+        ("work for one row", published.work_note(r).partition(": ")[2]),
         ("fit", r.fit_id or ""),
         ("commit", r.git_commit or ""),
         ("timing", SCORING[r.scoring]),
