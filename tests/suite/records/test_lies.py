@@ -33,7 +33,10 @@ def real() -> dict[str, Fields]:
     bench = next(
         r
         for r in kept.values()
-        if r["job"] == "bench" and r["outcome"] == "ok" and "warm_run" in r["samples"]
+        if r["job"] == "bench"
+        and r["outcome"] == "ok"
+        and "warm_run" in r["samples"]
+        and r["bench"]["floor_s"]
     )
     unstarted = next(r for r in kept.values() if r["enforcement"] == "none")
     return {
