@@ -23,6 +23,15 @@ ARRAYS = (
     "default_left",
     "split_type",
 )  # of a tree
+NODE_ARRAYS = (
+    "left",
+    "right",
+    "feature",
+    "value",
+    "default_left",
+    "roots",
+    "bases",
+)  # of Nodes, for each node, tree or model
 DAMAGED = "the trees of the XGBoost model are damaged"
 
 
@@ -66,17 +75,27 @@ def read(models: Sequence[Any], backend: str) -> Nodes:
     Raises UnsupportedError for a model that is not a sum of trees with a logistic objective, one output and numeric splits, and
     DataError for a file that is missing and a model that is damaged. backend: its name, for messages.
     """
-    learners = [learner_of(model) for model in models]
-    for learner in learners:
-        check(learner, backend)
-    trees = [tree for learner in learners for tree in learner["gradient_booster"]["model"]["trees"]]
-    counts = [len(learner["gradient_booster"]["model"]["trees"]) for learner in learners]
-    parameters = [learner["learner_model_param"] for learner in learners]
-    width = {int(each["num_feature"]) for each in parameters}
-    if len(width) != 1:
+    # One after the other: the arrays of one model are small enough for the allocator to reuse their memory.
+    each = [nodes_of(learner_of(model), backend) for model in models]
+    if len({nodes.width for nodes in each}) != 1:
         raise UnsupportedError(
             "the models of one session have different numbers of columns", "use a session for each"
         )
+    start = 0
+    for nodes in each:
+        for numbers in (nodes.left, nodes.right):
+            np.add(numbers, start, out=numbers, where=numbers >= 0)
+        nodes.roots[:] += start
+        start += len(nodes.left)
+    joined = {name: np.concatenate([getattr(nodes, name) for nodes in each]) for name in NODE_ARRAYS}
+    ends = np.cumsum([len(nodes.roots) for nodes in each])
+    return Nodes(**joined, ends=ends, width=each[0].width)
+
+
+def nodes_of(learner: dict[str, Any], backend: str) -> Nodes:
+    """The nodes of one model. Raises as `read`."""
+    check(learner, backend)
+    trees, parameters = learner["gradient_booster"]["model"]["trees"], learner["learner_model_param"]
     sizes = np.array([len(tree["left_children"]) for tree in trees], dtype=np.int64)
     roots = np.cumsum(sizes) - sizes
 
@@ -96,9 +115,9 @@ def read(models: Sequence[Any], backend: str) -> Nodes:
         joined("split_conditions", np.float32),
         joined("default_left", bool),
         roots,
-        np.cumsum(counts),
-        np.array([log_odds(base_score(each)) for each in parameters], dtype=np.float32),
-        width.pop(),
+        np.array([len(trees)]),
+        np.array([log_odds(base_score(parameters))], dtype=np.float32),
+        int(parameters["num_feature"]),
     )
     check_nodes(nodes, sizes)
     return nodes
