@@ -5,13 +5,13 @@ It is not shipped. The parameter `vocabulary` names its file; without one, piece
 counted in it is a sum over its pieces (`pieces`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from buzzer.engine.frames.base import Array, Pieces
+from buzzer.engine.frames.base import Pieces
 from buzzer.errors import DataError
 
 SIZE = 119_547
@@ -80,14 +80,19 @@ def starts_word(piece: str) -> bool:
     return not piece.startswith(CONTINUATION) and piece not in MARKERS
 
 
-# What is counted in a text -> how much of it a piece has.
-AMOUNTS: dict[str, Callable[[str], int]] = {
-    "words": starts_word,
-    "characters": lambda piece: len(of_word(piece)),
-    "capital_words": lambda piece: starts_word(piece) and of_word(piece)[:1].isupper(),
-    "capital_letters": lambda piece: sum(map(str.isupper, of_word(piece))),
-    "line_breaks": lambda piece: sum(map(piece.count, LINE_BREAKS)),
-    "retweet_marks": lambda piece: starts_word(piece) and piece.lower() == "rt",
+def capitals(word: str) -> int:
+    """The number of capital letters."""
+    return 0 if word.islower() else sum(map(str.isupper, word))
+
+
+# What is counted in a text -> how much of it a piece has, from `of_word` and `starts_word`.
+AMOUNTS: dict[str, Callable[[str, bool], int]] = {
+    "words": lambda word, starts: starts,
+    "characters": lambda word, starts: len(word),
+    "capital_words": lambda word, starts: starts and word[:1].isupper(),
+    "capital_letters": lambda word, starts: capitals(word),
+    "line_breaks": lambda word, starts: sum(map(word.count, LINE_BREAKS)),
+    "retweet_marks": lambda word, starts: starts and word.lower() == "rt",
 }
 
 
@@ -95,12 +100,9 @@ AMOUNTS: dict[str, Callable[[str], int]] = {
 def pieces(path: str) -> Pieces:
     """The pieces of `read` in the form of the engines."""
     all_pieces = read(path)
+    words, starts = list(map(of_word, all_pieces)), list(map(starts_word, all_pieces))
+    amounts = {name: list(map(amount, words, starts)) for name, amount in AMOUNTS.items()}
     return Pieces(
         np.array([piece.startswith(CONTINUATION) for piece in all_pieces]),
-        {name: amounts(all_pieces, amount) for name, amount in AMOUNTS.items()},
+        {name: np.array(values, dtype=np.uint8) for name, values in amounts.items()},
     )
-
-
-def amounts(all_pieces: Sequence[str], amount: Callable[[str], int]) -> Array:
-    """An amount of each piece, uint8 [pieces]."""
-    return np.array([amount(piece) for piece in all_pieces], dtype=np.uint8)
