@@ -15,6 +15,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev git \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /work
+# .git too: records name the commit that git reads from it.
 COPY . /work
 RUN pip install --no-cache-dir -e '.[weights,trees,kernels]' 'nvidia-ml-py>=12.560'
 ENV BUZZER_CACHE=/work/.buzzer

@@ -2,7 +2,12 @@
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +40,34 @@ def test_the_conda_environment_has_the_versions_of_pyproject() -> None:
     for name, wanted in map(split, EXTRAS["run"]):
         if (conda := CONDA.get(name, name)) is not None:
             assert listed[conda] == wanted, name
-    rapids = {
-        name.removesuffix("-cu13"): range_ for name, range_ in map(split, EXTRAS["gpu"]) if "26.10" in range_
-    }
+    rapids = {re.sub(r"-cu(13|da13x)$", "", name): range_ for name, range_ in map(split, EXTRAS["gpu"])}
     for name in ("cudf", "cudf-polars", "dask-cudf", "dask-cuda", "nvforest"):
         assert listed[name] == "=26.10" and rapids[name] == "==26.10.*"
+    wanted = dict(map(split, PROJECT["dependencies"]))
+    wanted = {name: wanted[name] for name in ("numpy", "psutil", "scipy")} | {"cupy": rapids["cupy"]}
+    assert {name: listed[name] for name in wanted} == wanted
+
+
+BUILDS = 77  # the first setuptools that pyproject.toml allows
+BUILD = "from setuptools import build_meta; build_meta.build_sdist('dist')"
+OTHERS = ("results", ".*", "*.egg-info", "build", "__pycache__")
+
+
+@pytest.mark.skipif(int(metadata.version("setuptools").split(".")[0]) < BUILDS, reason="an old setuptools")
+def test_the_source_archive_has_the_package_and_its_documentation(tmp_path: Path) -> None:
+    """Tests need the repository: an archive with some of them, and without the files that they use, would mislead."""
+    shutil.copytree(ROOT, tmp_path / "tree", symlinks=True, ignore=shutil.ignore_patterns(*OTHERS))
+    command = [sys.executable, "-c", BUILD]
+    done = subprocess.run(command, cwd=tmp_path / "tree", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (archive,) = (tmp_path / "tree" / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        packed = {name.partition("/")[2] for name in tar.getnames()}
+    sources = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/*.png")]
+    for folder in ("configs", "datasets", "engine", "models", "suite"):
+        sources += [path for path in (ROOT / folder).rglob("*.*") if "__pycache__" not in path.parts]
+    assert {str(path.relative_to(ROOT)) for path in sources} <= packed
+    assert not [name for name in packed if name.startswith("tests")]
 
 
 def test_the_image_installs_extras_that_exist() -> None:
@@ -49,12 +77,15 @@ def test_the_image_installs_extras_that_exist() -> None:
     assert re.search(r"RAPIDS=26\.10-cuda\d+-py3\.\d+\n", text)  # the form of the tags from 25.12 on
     for source in re.findall(r"^COPY (\S+) ", text, flags=re.MULTILINE):
         assert (ROOT / source).exists()
+    left_out = (ROOT / ".dockerignore").read_text().split()
+    assert ("git" in text.split()) == (".git" not in left_out), "records name the commit of the image"
 
 
 def test_the_citation_has_the_version() -> None:
     facts = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert facts["version"] == PROJECT["version"] == buzzer.__version__
     assert facts["license"] == PROJECT["license"]
+    assert facts["authors"] == PROJECT["authors"]
 
 
 def test_the_site_has_every_page() -> None:
