@@ -59,12 +59,14 @@ def connected(scheduler: str) -> Iterator[Any]:
         client = distributed.Client(scheduler, timeout=CONNECT_S)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"no Dask scheduler answers at {scheduler}: {error}", "docs/clusters.md shows how to start one"
+            f"no Dask scheduler answers at {scheduler}: {error}",
+            "start one with `dask scheduler`, and workers with `dask worker ADDRESS`, or `dask cuda worker ADDRESS`",
         ) from error
     with client:
         if not addresses(client):
             raise UsageError(
-                f"the scheduler at {scheduler} has no workers", "docs/clusters.md shows how to start them"
+                f"the scheduler at {scheduler} has no workers",
+                f"start some on each machine: `dask worker {scheduler}`, with GPUs `dask cuda worker {scheduler}`",
             )
         yield client
 

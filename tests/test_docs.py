@@ -1,5 +1,6 @@
 """The documentation names only things that exist: files, modules, commands, make targets and links."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import typer.main
+import yaml
 from typer.testing import CliRunner
 
 from buzzer.suite.cli import app
@@ -132,6 +134,29 @@ def test_commands_make_a_plan(page: Path, tmp_path: Path) -> None:
         assert done.exit_code == 0, (words, done.output, done.exception)
         assert "timed run" in done.output
         assert not list(tmp_path.iterdir())
+
+
+PACKAGES = ("buzzer", "suite", "engine", "models", "datasets")
+NAMES_A_PAGE = re.compile(r"docs/[\w-]+\.md")
+
+
+def messages(module: Path) -> list[str]:
+    """The texts in a module, without docstrings."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in statements
+    ]
+    return [node.value for node in constants if isinstance(node.value, str)]
+
+
+def test_no_message_names_a_page() -> None:
+    """An installed package has no docs/: a message says itself what to do."""
+    modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    texts = {path: messages(path) for path in modules}
+    texts |= {path: [str(yaml.safe_load(path.read_text()))] for path in (ROOT / "configs").rglob("*.yaml")}
+    assert len(texts) > 300
+    assert [path for path, parts in texts.items() if NAMES_A_PAGE.search("\n".join(parts))] == []
 
 
 def exists(name: str) -> bool:
