@@ -18,32 +18,39 @@ if (_checkout / "pyproject.toml").is_file() and (_checkout / "suite").is_dir():
     __path__.insert(0, str(_checkout))
 
 if TYPE_CHECKING:
-    from buzzer.suite.api import bench, compare, load_records, report, run
+    from buzzer.suite.api import Comparisons, Frontier, bench, compare, frontier, load_records, report, run
     from buzzer.suite.records.collection import Records
     from buzzer.suite.records.schema import Record
     from buzzer.suite.report import plots
-    from buzzer.suite.requests import BenchRequest, CompareRequest, RunRequest
+    from buzzer.suite.requests import BenchRequest, CompareRequest, FrontierRequest, RunRequest
+    from buzzer.suite.run.executor import Observer
+else:  # type checkers must not see it: it would allow any name
+
+    def __getattr__(name: str) -> Any:
+        """The public names of `buzzer.suite.api`, imported when they are first used."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module("buzzer.suite.api"), name)
+
 
 __all__ = [
     "BenchRequest",
     "CompareRequest",
+    "Comparisons",
+    "Frontier",
+    "FrontierRequest",
+    "Observer",
     "Record",
     "Records",
     "RunRequest",
     "bench",
     "compare",
+    "frontier",
     "load_records",
     "plots",
     "report",
     "run",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """The public names of `buzzer.suite.api`, imported when they are first used."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("buzzer.suite.api"), name)
 
 
 def __dir__() -> list[str]:

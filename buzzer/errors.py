@@ -48,6 +48,16 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {kind} {name!r}", f"{guess}known: {', '.join(names)}")
 
 
+def brief(value: object) -> str:
+    """A wrong value for a message: as Python writes it, or its type if that is long.
+
+    >>> brief("results"), brief(list(range(100)))
+    ("'results'", 'a list')
+    """
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
+
+
 def first_line(message: object) -> str:
     """The first 200 characters of the first line of a library's message: some contain whole graphs, or bytes of the file."""
     lines = (line.strip()[:200] for line in str(message).splitlines() if line.strip())

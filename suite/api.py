@@ -36,7 +36,9 @@ from buzzer.suite.requests import (
     FrontierRequest,
     Paths,
     RunRequest,
+    Sources,
     checked,
+    each,
     given,
     names,
     numbers,
@@ -108,12 +110,17 @@ def bench(
 
 @dataclass(frozen=True)
 class Comparisons(Sequence[Comparison]):
-    """The comparisons of a call: one for each group of records that may be compared."""
+    """The comparisons of a call: one for each group of records that may be compared.
+
+    changes: for each comparison, the changes against older records.
+    failures: for each comparison, the variants that do not end ok any more.
+    records: all records that are compared.
+    """
 
     comparisons: tuple[Comparison, ...]
-    changes: tuple[tuple[Change, ...], ...]  # for each comparison, the changes against older records
-    failures: tuple[tuple[Failure, ...], ...]  # for each, the variants that do not end ok any more
-    records: Records  # all records that are compared
+    changes: tuple[tuple[Change, ...], ...]
+    failures: tuple[tuple[Failure, ...], ...]
+    records: Records
 
     @overload
     def __getitem__(self, index: int) -> Comparison: ...
@@ -141,14 +148,14 @@ def compare(
     request, folder = checked(CompareRequest, request), path(out)
     task = registry.task(request.task)
     thresholds = [Threshold.parse(text) for text in names(request.fail_if)]
-    if bool(thresholds) != bool(paths(request.against)):
+    if bool(thresholds) != bool(each(request.against)):
         raise UsageError(
             "--against and --fail-if must be given together", "--against results/old --fail-if wall:5%"
         )
     check_scale("--full", request.full)
     full_budget = budgets.resolve(request.full_budget) if request.full_budget else None
     prices = comparison.parse_prices(request.price)
-    plan = None if request.records else resolve.compare_plan(request)
+    plan = resolve.compare_plan(request) if request.records == () else None
     with observing(observer) as watcher:
         older = valid(request.against, watcher)
         if plan is not None:
@@ -223,11 +230,16 @@ def named(records: Iterable[Record], request: CompareRequest, task: str) -> list
 
 @dataclass(frozen=True)
 class Frontier:
-    """Accuracy against latency of one model."""
+    """Accuracy against latency of one model.
 
-    points: list[frontier_report.Point]  # the fastest first
-    layers: int  # of the whole model
-    records: Records  # fits and timed runs; with `resume` also those of earlier calls
+    points: a point for each precision and number of layers, the fastest first.
+    layers: of the whole model.
+    records: fits and timed runs; with `resume` also those of earlier calls.
+    """
+
+    points: list[frontier_report.Point]
+    layers: int
+    records: Records
 
 
 def frontier(
@@ -261,7 +273,7 @@ class Outputs:
 
 
 def report(
-    records: Iterable[Record] | Paths = "results",
+    records: Record | Iterable[Record] | Paths = "results",
     *,
     out: str | Path | None = None,
     html: str | Path | None = None,
@@ -272,7 +284,7 @@ def report(
     frontier: str | Path | None = None,
     observer: Observer | None = None,
 ) -> str:
-    """The leaderboard of some records, as Markdown. `records` are records, or files and folders of records.
+    """The leaderboard of some records, as Markdown. `records` are records, or files and folders of records; one, or several.
 
     Files are written only if they are named: `out` gets the Markdown, `html` a self-contained page, `csv` a
     row for each record, with the columns of `Records.to_pandas`, `svg` an image of the tables, and `headline` an
@@ -289,17 +301,12 @@ def report(
 
 
 def reported(
-    records: Iterable[Record] | Paths, outputs: Outputs, observer: Observer | None = None
+    records: Record | Iterable[Record] | Paths, outputs: Outputs, observer: Observer | None = None
 ) -> tuple[str, list[Record]]:
     """As `report`, and the records that it has read."""
-    if isinstance(records, (str, Path)) or not isinstance(records, Iterable):
-        records = [records]
-    sources = list(records)
-    in_memory = [source for source in sources if isinstance(source, Record)]
+    sources = each(records)
     with observing(observer) as watcher:
-        read = examined([source for source in sources if not isinstance(source, Record)], watcher).good
-    files = {r.run_id: file for file, r in read.items()}
-    chosen = list({r.run_id: r for r in (*in_memory, *read.values())}.values())
+        chosen, files = read(sources, watcher)
     if sources and not chosen:
         raise UsageError("no valid record among these files", "`buzzer check` says what is wrong with each")
     text = leaderboard.markdown(chosen)
@@ -319,7 +326,7 @@ def reported(
     if outputs.frontier is not None:
         made += frontier_report.files(outputs.frontier, chosen).items()
     write_all(made)
-    return text, chosen
+    return text, list(chosen)
 
 
 def write_all(made: Sequence[tuple[Path, str]]) -> None:
@@ -348,17 +355,26 @@ def budget_images(light: Path, records: Sequence[Record]) -> dict[Path, str]:
     return {light: budget_bars.svg(shown, budget_bars.LIGHT), dark: budget_bars.svg(shown, budget_bars.DARK)}
 
 
-def valid(sources: Paths, observer: Observer) -> list[Record]:
-    """The records in files and folders that `buzzer check` finds valid. The observer gets a warning for each other record."""
-    return list(examined(sources, observer).good.values())
+def valid(sources: Sources, observer: Observer) -> list[Record]:
+    """As `read`, without the files."""
+    return list(read(sources, observer)[0])
 
 
-def examined(sources: Paths, observer: Observer) -> integrity.Checked:
-    """The records of files and folders, checked; the observer gets a line for each that is left out."""
-    examination = integrity.examine(record_files(paths(sources)))
+def read(
+    sources: Record | Iterable[Record] | Sources, observer: Observer
+) -> tuple[tuple[Record, ...], dict[str, Path]]:
+    """Records, each once, and those in files and folders that `buzzer check` finds valid; and by run id the file of each that has one.
+
+    The observer gets a warning for each record that is left out. Raises UsageError for what is neither a record nor a path.
+    """
+    parts = each(sources)
+    given_records = [part for part in parts if isinstance(part, Record)]
+    files = record_files(paths([part for part in parts if not isinstance(part, Record)]))
+    examination = integrity.examine(files)
     for line in examination.left_out():
         observer.message(line, "warning")
-    return examination
+    by_id = {r.run_id: r for r in (*given_records, *examination.good.values())}
+    return tuple(by_id.values()), {r.run_id: file for file, r in examination.good.items()}
 
 
 def text_of(file: Path) -> str:

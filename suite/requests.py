@@ -6,7 +6,8 @@ task or model has.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Set as AbstractSet
 from dataclasses import MISSING, dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -14,18 +15,38 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from buzzer.errors import UsageError
+from buzzer.errors import UsageError, brief
 
 Names = str | Sequence[str]
 Numbers = float | Sequence[float]
 Paths = str | Path | Sequence[str | Path]
+Sources = (
+    Paths | Sequence[Any]
+)  # records, or files and folders of records; Any, because records are in a higher layer
 
 DEFAULT_OUT = Path("results/local")
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """Tasks to fit and run. Without a task: the default suite; `"all"`: every task.
+    """Tasks to fit and run.
+
+    tasks: empty = the default suite; "all" = every task.
+    engines: feature engines; empty = all of the task that work on this machine.
+    backends: inference backends; empty = all of the task that are installed.
+    precisions: empty = the task's default.
+    device: "cpu" or "cuda"; empty = what the engine runs on.
+    budget: names of budgets, or limits such as "1c20g24h"; empty = "seed-cpu".
+    data: folder of the official files; None = generated data.
+    scale: share of the official size to generate; None = the task's default.
+    train_scale: share of the official training rows, a sample of those of `scale`; None = all of them.
+    seed: for data and training.
+    rounds: each runs every variant once.
+    workers: Dask workers to distribute a run over; 0 = one process.
+    scheduler: address of a running Dask cluster; empty = none.
+    params: task parameters; strings are read as YAML.
+    on_unmet_budget: "fail" or "warn", if the machine has less than the budget.
+    resume: skip the runs that have an `ok` record, and go on with an interrupted one of a resumable task.
 
     >>> RunRequest("recsys2021", engines=["cudf"], budget="seed-cpu")  # doctest: +ELLIPSIS
     RunRequest(tasks='recsys2021', engines=['cudf'], ..., budget='seed-cpu', ...)
@@ -34,57 +55,64 @@ class RunRequest:
     """
 
     tasks: Names = ()
-    engines: Names = ()  # feature engines; empty = all of the task that work on this machine
-    backends: Names = ()  # inference backends; empty = all of the task that are installed
-    precisions: Names = ()  # empty = the task's default
-    device: str = ""  # "cpu" or "cuda"; empty = what the engine runs on
-    budget: Names = ""  # names of budgets, or limits such as "1c20g24h"; empty = "seed-cpu"
-    data: str | Path | None = None  # folder of the official files; None = generated data
-    scale: float | None = None  # share of the official size to generate; None = the task's default
-    train_scale: float | None = (
-        None  # share of the official training rows, a sample of those of `scale`; None = all of them
-    )
-    seed: int = 0  # for data and training
-    rounds: int = 1  # each runs every variant once
-    workers: int = 0  # Dask workers to distribute a run over; 0 = one process
-    scheduler: str = ""  # address of a running Dask cluster
-    params: Mapping[str, object] = field(default_factory=dict)  # task parameters; strings are read as YAML
-    on_unmet_budget: str = "fail"  # or "warn"; what to do if the machine has less than the budget
-    resume: bool = (
-        False  # skip the runs that have an `ok` record, and go on with an interrupted one of a resumable task
-    )
+    engines: Names = ()
+    backends: Names = ()
+    precisions: Names = ()
+    device: str = ""
+    budget: Names = ""
+    data: str | Path | None = None
+    scale: float | None = None
+    train_scale: float | None = None
+    seed: int = 0
+    rounds: int = 1
+    workers: int = 0
+    scheduler: str = ""
+    params: Mapping[str, object] = field(default_factory=dict)
+    on_unmet_budget: str = "fail"
+    resume: bool = False
 
 
 @dataclass(frozen=True)
 class CompareRequest:
     """One task on several engines, backends, devices, budgets and scales, in interleaved rounds.
 
-    With `records` nothing is run: the records in those files and folders are compared, those that the other fields name.
+    The fields that are not listed here mean the same as those of RunRequest.
+
+    task: its name.
+    records: records, or files and folders of records. With them nothing is run: those that the other fields name are compared.
+    precisions: empty = fp32; with `records`, those of the records.
+    devices: "cpu", "cuda" or both; empty = what the engine runs on.
+    budget: empty = "seed-cpu", and the same limits on all cores of this machine.
+    scales: shares of the official size to generate; empty = the task's default.
+    train_scale: share of the official training rows, a sample of those of each scale; None = all of them.
+    full: scale of the full job, to which times are projected.
+    full_budget: budget of the full job; empty = that of each variant.
+    against: older records to compare with, or files and folders of them.
+    fail_if: thresholds such as "wall:5%": how much worse than `against` a figure may be.
+    price: US dollars per hour, as numbers or names of configs/prices.yaml: "cpu=0.36,cuda=3.7".
 
     >>> CompareRequest("booking", scales=[0.01, 0.02, 0.05]).rounds
     5
     """
 
     task: str
-    records: Paths = ()  # files and folders of records to compare instead of new runs
+    records: Sources = ()
     engines: Names = ()
     backends: Names = ()
-    precisions: Names = ()  # empty = fp32; with `records`, those of the records
-    devices: Names = ()  # "cpu", "cuda" or both; empty = what the engine runs on
-    budget: Names = ""  # empty = "seed-cpu", and the same limits on all cores of this machine
-    scales: Numbers = ()  # shares of the official size to generate; empty = the task's default
-    train_scale: float | None = (
-        None  # share of the official training rows, a sample of those of each scale; None = all of them
-    )
+    precisions: Names = ()
+    devices: Names = ()
+    budget: Names = ""
+    scales: Numbers = ()
+    train_scale: float | None = None
     data: str | Path | None = None
     seed: int = 0
-    rounds: int = 5  # each runs every variant once
+    rounds: int = 5
     params: Mapping[str, object] = field(default_factory=dict)
-    full: float = 1.0  # scale of the full job, to which times are projected
-    full_budget: str = ""  # budget of the full job; empty = that of each variant
-    against: Paths = ()  # older records to compare with
-    fail_if: Names = ()  # thresholds such as "wall:5%": how much worse than `against` a figure may be
-    price: str = ""  # US dollars per hour, as numbers or names of configs/prices.yaml: "cpu=0.36,cuda=3.7"
+    full: float = 1.0
+    full_budget: str = ""
+    against: Sources = ()
+    fail_if: Names = ()
+    price: str = ""
     on_unmet_budget: str = "fail"
     resume: bool = False
 
@@ -93,36 +121,53 @@ class CompareRequest:
 class BenchRequest:
     """One model to time on inference backends and precisions, without a task.
 
+    model: a name of `buzzer list`, a file or a model folder.
+    backends, precisions: "all" = every one that the model has.
+    batches: rows per run.
+    seq: tokens per row; with packing "packed", tokens per run.
+    lengths: "fixed", or "real" for rows as long as real sentences.
+    packings: "padded"; for real lengths also "sorted" and "packed".
+    inputs: different batches to rotate through, or a file with the inputs; None = 16 batches, or fewer if they are large.
+    count: least timed runs per round.
+    seconds: least seconds of warm runs, and of cold runs, per round.
+    at_most: seconds after which a round ends, but not before 4 runs.
+    rounds: over all variants; every second round is in reverse order.
+    scenario: MLPerf's "single-stream", "offline" or "server"; empty = runs one after another.
+    min_duration: seconds that LoadGen runs.
+    qps: queries per second of the server scenario; 0 = find the highest rate that keeps the bound.
+    bound: latency bound of the server scenario in ms.
+    loadgen_seeds: for the library, the samples, the schedule.
+    mlperf: MLPerf's name of a model ("bert"), whose settings replace `min_duration`, `bound` and `loadgen_seeds`.
+    device: "cpu" or "cuda".
+    budget: a name, or limits such as "1c20g24h".
+    seed: for random weights and inputs.
+    resume: skip the runs that have an `ok` record.
+
     >>> BenchRequest("minilm-l6", backends=["onnxruntime"], batches=[1, 32]).seq
     128
     """
 
-    model: str | Path  # a name of `buzzer list`, a file or a model folder
+    model: str | Path
     backends: Names = "all"
     precisions: Names = "all"
-    batches: int | Sequence[int] = 1  # rows per run
-    seq: int = 128  # tokens per row; with packing "packed", tokens per run
-    lengths: str = "fixed"  # or "real": rows as long as real sentences
-    packings: Names = "padded"  # "padded"; for real lengths also "sorted", "packed"
-    # Different batches to rotate through, or a file with the inputs; None = 16 batches, or fewer if they are large.
+    batches: int | Sequence[int] = 1
+    seq: int = 128
+    lengths: str = "fixed"
+    packings: Names = "padded"
     inputs: int | str | Path | None = None
-    count: int = 50  # least timed runs per round
-    seconds: float = 2.0  # least seconds of warm runs, and of cold runs, per round
-    at_most: float = 120.0  # seconds after which a round ends, but not before 4 runs
-    rounds: int = 2  # over all variants; every second round is in reverse order
-    scenario: str = ""  # MLPerf's "single-stream", "offline" or "server"
-    min_duration: float = 600.0  # seconds that LoadGen runs
-    qps: float = (
-        0.0  # queries per second of the server scenario; 0 = find the highest rate that keeps the bound
-    )
-    bound: float = 130.0  # latency bound of the server scenario in ms
-    loadgen_seeds: Sequence[int] = (0, 0, 0)  # for the library, the samples, the schedule
-    mlperf: str = (
-        ""  # MLPerf's name of a model ("bert"), whose settings replace min_duration, bound and loadgen_seeds
-    )
+    count: int = 50
+    seconds: float = 2.0
+    at_most: float = 120.0
+    rounds: int = 2
+    scenario: str = ""
+    min_duration: float = 600.0
+    qps: float = 0.0
+    bound: float = 130.0
+    loadgen_seeds: Sequence[int] = (0, 0, 0)
+    mlperf: str = ""
     device: str = "cpu"
     budget: str = "unlimited"
-    seed: int = 0  # for random weights and inputs
+    seed: int = 0
     resume: bool = False
 
 
@@ -130,17 +175,26 @@ class BenchRequest:
 class FrontierRequest:
     """A BERT to run in every precision, and cut to fewer layers in FP32 and INT8: accuracy against latency.
 
+    model: "bert" (MiniLM-L6), or a Hugging Face BERT folder with a tokenizer.
+    backends, precisions: "all" = every one that the task has.
+    rounds: timed runs of each variant.
+    device: "cpu" or "cuda".
+    budget: names of budgets, or limits such as "1c20g24h".
+    data: folder of the labelled sentences; None = generated data.
+    seed: for data and training.
+    resume: skip the runs that have an `ok` record.
+
     >>> FrontierRequest(precisions=["fp32", "int8"]).rounds
     2
     """
 
-    model: str | Path = "bert"  # "bert" (MiniLM-L6), or a Hugging Face BERT folder with a tokenizer
+    model: str | Path = "bert"
     backends: Names = "all"
     precisions: Names = "all"
-    rounds: int = 2  # timed runs of each variant
+    rounds: int = 2
     device: str = "cpu"
     budget: Names = "unlimited"
-    data: str | Path | None = None  # folder of the labelled sentences; None = generated data
+    data: str | Path | None = None
     seed: int = 0
     resume: bool = False
 
@@ -159,11 +213,13 @@ TYPES: Mapping[Any, str] = {
     str | Path | None: "a path",
     Names: "a name or a list of names",
     Numbers: "a number or a list of numbers",
-    Paths: "a path or a list of paths",
+    Sources: "records, a path or a list of paths",
     int | Sequence[int]: "a whole number or a list of whole numbers",
     Sequence[int]: "a list of whole numbers",
     Mapping[str, object]: "a mapping of names to values",
 }
+# Of fields with paths. An empty text would mean the current folder.
+OF_PATHS = (str | Path, str | Path | None, int | str | Path | None, Sources)
 
 
 def checked(kind: type[R], request: object) -> R:
@@ -176,17 +232,23 @@ def checked(kind: type[R], request: object) -> R:
     """
     if not isinstance(request, kind):
         hint = f"write buzzer.{kind.__name__}({request!r})" if isinstance(request, str) else ""
-        raise UsageError(f"{request!r} is not a {kind.__name__}", hint or f"make one: help({kind.__name__})")
+        raise UsageError(
+            f"{brief(request)} is not a {kind.__name__}", hint or f"make one: help(buzzer.{kind.__name__})"
+        )
     values = {}
     for name, wanted in get_type_hints(kind).items():
         value = getattr(request, name)
         try:
             values[name] = TypeAdapter(wanted).validate_python(value)
-        except ValidationError as error:
+        except ValidationError:
             raise UsageError(
-                f"{kind.__name__}: {name} is {value!r}, not {TYPES[wanted]}",
+                f"{kind.__name__}: {name} is {brief(value)}, not {TYPES[wanted]}",
                 "correct this field of the request",
-            ) from error
+            ) from None
+        if wanted in OF_PATHS and "" in each(values[name]):
+            raise UsageError(
+                f"{kind.__name__}: {name} is ''", "name a file or folder, or leave the field out"
+            )
     return replace(request, **values)
 
 
@@ -242,14 +304,29 @@ def paths(value: Paths) -> list[Path]:
     >>> paths("results")
     [PosixPath('results')]
     """
-    return [path(part) for part in value] if isinstance(value, (list, tuple)) else [path(value)]
+    return [path(part) for part in each(value)]
 
 
 def path(value: object) -> Path:
-    """The path. Raises UsageError for what is not one."""
-    if not isinstance(value, (str, os.PathLike)):
-        raise UsageError(f"{value!r} is not a path", "give a text or a pathlib.Path")
-    return Path(value)
+    """The path. Raises UsageError for what is not one, and for an empty text, which would mean the current folder."""
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str) or "\0" in text:
+        raise UsageError(f"{brief(value)} is not a path", "give a text or a pathlib.Path")
+    if not text:
+        raise UsageError("a path is empty", "name a file or folder; `.` is the current folder")
+    return Path(text)
+
+
+def each(values: object) -> list[Any]:
+    """The values of a list, tuple, set, iterator or the like, or the one given alone: a text, a record, a data frame.
+
+    >>> each("results"), each(("a", "b"))
+    (['results'], ['a', 'b'])
+    """
+    several = isinstance(values, (Sequence, AbstractSet, ValuesView, Iterator)) and not isinstance(
+        values, str
+    )
+    return list(cast(Iterable[Any], values)) if several else [values]
 
 
 def numbers(value: Numbers) -> list[float]:

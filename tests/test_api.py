@@ -1,5 +1,6 @@
 """The public functions: `import buzzer` is light, and the examples in docstrings and docs/api.md run."""
 
+import ast
 import doctest
 import importlib.util
 import logging
@@ -10,10 +11,12 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import buzzer
@@ -91,6 +94,29 @@ def test_import_buzzer_is_light() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_package_has_all_public_names() -> None:
+    assert buzzer.__all__ == api.__all__
+
+
+def test_type_checkers_do_not_see_getattr() -> None:
+    """They would accept any name of the package: `buzzer.repport`."""
+    statements = ast.parse(Path(buzzer.__file__).read_text()).body
+    assert "__getattr__" not in [s.name for s in statements if isinstance(s, ast.FunctionDef)]
+    (guarded,) = [s for s in statements if isinstance(s, ast.If) and ast.unparse(s.test) == "TYPE_CHECKING"]
+    assert [s.name for s in guarded.orelse if isinstance(s, ast.FunctionDef)] == ["__getattr__"]
+    imported = [alias.name for s in guarded.body if isinstance(s, ast.ImportFrom) for alias in s.names]
+    assert sorted(imported) == sorted(buzzer.__all__)
+
+
+@pytest.mark.parametrize("kind", [RunRequest, CompareRequest, BenchRequest, FrontierRequest])
+def test_help_describes_every_field_of_a_request(kind: type) -> None:
+    lines = re.findall(r"^    ([a-z_, ]+): ", kind.__doc__ or "", re.MULTILINE)
+    described = {name for line in lines for name in line.split(", ")}
+    common = {f.name for f in fields(RunRequest)} if kind is CompareRequest else set()
+    names = {f.name for f in fields(kind)}
+    assert described <= names and names - described <= common
+
+
 def test_a_name_that_is_not_public_raises_attribute_error() -> None:
     assert set(buzzer.__all__) <= set(dir(buzzer))
     with pytest.raises(AttributeError, match="no attribute 'runs'"):
@@ -104,7 +130,10 @@ def test_a_name_that_is_not_public_raises_attribute_error() -> None:
         (lambda: buzzer.run(RunRequest("booking", engines=["pandsa"])), "unknown engine"),
         (lambda: buzzer.run(RunRequest("booking", rounds=0)), "rounds is 0"),
         (lambda: buzzer.run(RunRequest("booking", seed=-1)), "seed is -1"),
-        (lambda: buzzer.run(RunRequest("booking", params={"epochs": object()})), "params: "),
+        (
+            lambda: buzzer.run(RunRequest("booking", params={"epochs": object()})),
+            "params: epochs is <object .*, not a value of YAML",
+        ),
         (lambda: buzzer.run(RunRequest("booking", params={"epochs": "many"})), "is of type int"),
         (lambda: buzzer.bench(BenchRequest("minilm-l6", batches=[1, 0])), "not whole numbers above zero"),
         (lambda: buzzer.bench(BenchRequest("minilm-l6", packings="packd")), "unknown packing"),
@@ -163,6 +192,17 @@ def wrong(**fields: Any) -> Any:
         (lambda: buzzer.report(cast(Any, 3)), "3 is not a path"),
         (lambda: buzzer.report([], out=cast(Any, 3)), "3 is not a path"),
         (lambda: buzzer.load_records(cast(Any, 3)), "3 is not a path"),
+        (lambda: buzzer.load_records(""), "a path is empty"),
+        (lambda: buzzer.run(RunRequest("booking"), out=""), "a path is empty"),
+        (lambda: buzzer.run(RunRequest("booking", data="")), "RunRequest: data is ''"),
+        (lambda: buzzer.bench(BenchRequest("")), "BenchRequest: model is ''"),
+        (lambda: buzzer.report([], csv="x\0y"), "'x.x00y' is not a path"),
+        (lambda: buzzer.report(cast(Any, pd.DataFrame({"task": ["booking"]}))), "a DataFrame is not a path"),
+        (
+            lambda: buzzer.compare(CompareRequest("booking", **wrong(records=pd.DataFrame()))),
+            "records is a DataFrame, not records, a path",
+        ),
+        (lambda: buzzer.compare(CompareRequest("booking", records=buzzer.Records())), "no timed runs"),
     ],
 )
 def test_a_value_of_a_wrong_type_raises_before_anything_runs(
@@ -171,6 +211,14 @@ def test_a_value_of_a_wrong_type_raises_before_anything_runs(
     with pytest.raises(UsageError, match=message):
         call()
     assert not list(Path().iterdir())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("altair") is None, reason="needs Altair")
+@pytest.mark.parametrize("plot", ["speed_up", "frontier", "roofline"])
+@pytest.mark.parametrize("value", ["results", [1], 5, None])
+def test_a_plot_of_what_are_no_records_raises(plot: str, value: object) -> None:
+    with pytest.raises(UsageError, match="is not a record"):
+        getattr(buzzer.plots, plot)(value)
 
 
 def test_every_field_of_a_request_is_checked_and_converted() -> None:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from buzzer.errors import UsageError, unknown_name
+from buzzer.errors import UsageError, brief, unknown_name
 from buzzer.suite.escape import printable
 from buzzer.suite.records import frame, integrity, record
 from buzzer.suite.records.schema import Record
-from buzzer.suite.requests import Paths, paths
+from buzzer.suite.requests import Paths, each, paths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,9 +33,9 @@ def inert(value: object) -> object:
 
 
 class Records(Sequence[Record]):
-    """An immutable sequence of records, which can be filtered and made a data frame.
+    """An immutable sequence of records, which can be filtered and made a data frame. Raises UsageError for what is not a record.
 
-    >>> records = load_records("results/booking")
+    >>> records = load_records("runs/booking")
     >>> records
     Records(5 runs of booking; 5 ok)
     >>> records[0].job, records[0].engine
@@ -48,8 +48,14 @@ class Records(Sequence[Record]):
 
     __slots__ = ("_records",)
 
-    def __init__(self, records: Iterable[Record] = ()) -> None:
-        self._records = tuple(records)
+    def __init__(self, records: Record | Iterable[Record] = ()) -> None:
+        values = each(records)
+        for value in values:
+            if not isinstance(value, Record):
+                raise UsageError(
+                    f"{brief(value)} is not a record", "buzzer.load_records reads them from files and folders"
+                )
+        self._records: tuple[Record, ...] = tuple(values)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -66,8 +72,8 @@ class Records(Sequence[Record]):
     def __getitem__(self, index: int | slice) -> "Record | Records":
         return Records(self._records[index]) if isinstance(index, slice) else self._records[index]
 
-    def __add__(self, others: Iterable[Record]) -> "Records":
-        return Records((*self._records, *others))
+    def __add__(self, others: Record | Iterable[Record]) -> "Records":
+        return Records((*self._records, *Records(others)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Records) and self._records == other._records
@@ -77,15 +83,20 @@ class Records(Sequence[Record]):
     def filter(self, predicate: Callable[[Record], bool] | None = None, /, **columns: object) -> "Records":
         """The records for which the predicate is true and whose columns have the given values.
 
-        Columns are those of the data frames. A value may be a list, tuple or set of allowed values; None selects null. Raises
-        UsageError for a column that does not exist.
+        Columns are those of the data frames. A value may be a list, tuple or set of allowed values; None selects null. A value
+        that no record has selects none. Raises UsageError for a column that does not exist, and for a predicate that is no function.
 
-        >>> records = load_records("results/booking")
+        >>> records = load_records("runs/booking")
         >>> len(records.filter(job="predict", engine=["pandas", "polars"], backend="onnxruntime"))
         2
         >>> len(records.filter(lambda r: r.wall_s < 2.0, budget_cores=1))
         3
         """
+        if predicate is not None and not callable(predicate):
+            raise UsageError(
+                f"{brief(predicate)} is not a function of a record",
+                'name the column: filter(engine="pandas"); or filter(lambda r: r.wall_s < 60)',
+            )
         rows = [frame.row(r) for r in self._records]
         names = set(frame.fixed_columns()).union(*rows)
         for name in columns:
@@ -102,7 +113,7 @@ class Records(Sequence[Record]):
     def to_pandas(self) -> "pd.DataFrame":
         """A pandas frame with one row per run, with nullable dtypes; docs/records.md lists the columns.
 
-        >>> df = load_records("results/booking").to_pandas()
+        >>> df = load_records("runs/booking").to_pandas()
         >>> df.groupby(["job", "engine"])["phase_predict_s"].count().to_dict()
         {('fit', 'polars'): 0, ('predict', 'pandas'): 2, ('predict', 'polars'): 2}
         """
@@ -111,7 +122,7 @@ class Records(Sequence[Record]):
     def to_polars(self) -> "pl.DataFrame":
         """A Polars frame with one row per run; docs/records.md lists the columns.
 
-        >>> df = load_records("results/booking").to_polars()
+        >>> df = load_records("runs/booking").to_polars()
         >>> df.select("wall_s", "phase_predict_s", "score_accuracy@4").dtypes
         [Float64, Float64, Float64]
         """
@@ -121,7 +132,7 @@ class Records(Sequence[Record]):
         """The same table as CSV, without pandas or Polars. Null is empty; times are in ISO 8601. A text that a spreadsheet would
         compute begins with an apostrophe.
 
-        >>> load_records("results/booking").to_csv().splitlines()[0].split(",")[:4]
+        >>> load_records("runs/booking").to_csv().splitlines()[0].split(",")[:4]
         ['run_id', 'created', 'task', 'job']
         """
         columns, text = frame.columns(self), io.StringIO()
@@ -155,7 +166,7 @@ def load_records(*sources: Paths) -> Records:
     Folders are searched at any depth. A record that `buzzer check` finds a problem with is left out with a warning. Raises UsageError
     for a path that does not exist.
 
-    >>> load_records("results/booking", "results/gbdt")
+    >>> load_records("runs/booking", "runs/gbdt")
     Records(7 runs of booking, gbdt; 6 ok, 1 unsupported)
     """
     files = record_files([path for source in sources or ["results"] for path in paths(source)])

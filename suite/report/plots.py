@@ -1,7 +1,7 @@
 """Plots of records for notebooks, made with Altair: `buzzer.plots`. Their figures are those of the report page.
 
-Each function takes records and returns an Altair chart, which a notebook shows and `chart.save("plot.html")` writes. They need the extra
-`plots`: without it they raise UnsupportedError.
+Each function takes records and returns an Altair chart, which a notebook shows and `chart.save("plot.html")` writes. Other values raise
+UsageError. They need the extra `plots`: without it they raise UnsupportedError.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,6 +12,7 @@ from buzzer.errors import UsageError
 from buzzer.suite.analysis.comparison import Variant
 from buzzer.suite.bench.groups import BenchGroup
 from buzzer.suite.records import machine
+from buzzer.suite.records.collection import Records
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import page_bench, summary
 from buzzer.suite.report.charts import COLOURS
@@ -29,14 +30,14 @@ HOVER = (
 )
 
 
-def speed_up(records: Iterable[Record]) -> Any:
+def speed_up(records: Record | Iterable[Record]) -> Any:
     """How many times faster each variant is than the task's plain run: its reference engine and backend on one core.
 
     A chart for each task that has a plain run, on its main board, as the README shows it. A line is the 95 % interval; a variant with
     fewer than three rounds has none. Hollow marks: within noise. Raises UsageError if there is nothing to show.
     """
     alt = altair()
-    shown = [(s, gains) for s in summary.summaries(records) if (gains := gains_of(s))]
+    shown = [(s, gains) for s in summary.summaries(Records(records)) if (gains := gains_of(s))]
     if not shown:
         raise UsageError(
             "no variant beside a task's plain run among these records",
@@ -76,14 +77,14 @@ def _speed_ups(alt: Any, s: summary.TaskSummary, gains: Sequence[summary.Gain]) 
     return one + bars + points
 
 
-def frontier(records: Iterable[Record]) -> Any:
+def frontier(records: Record | Iterable[Record]) -> Any:
     """Accuracy over median latency of a model that was run in several precisions, with all and with fewer layers.
 
     A chart for each such model, as `buzzer frontier` records it. The line joins the Pareto front. Hollow marks: the gate failed, or the
     precision is only simulated. Raises UsageError if there is nothing to show.
     """
     alt = altair()
-    shown = page_bench.frontier_points(records)
+    shown = page_bench.frontier_points(Records(records))
     if not shown:
         raise UsageError(
             "no model with all and with fewer layers among these records", "buzzer frontier makes one"
@@ -115,14 +116,14 @@ def _frontier(alt: Any, first: Record, points: Sequence[Point]) -> Any:
     return line + shown.encode(x=x, y=y, tooltip=hover) + labels
 
 
-def roofline(records: Iterable[Record]) -> Any:
+def roofline(records: Record | Iterable[Record]) -> Any:
     """The rate of each run of `buzzer bench` over its arithmetic intensity, below the roof that was measured on the machine.
 
     A chart for each machine, device and budget (Williams et al., CACM 2009), of runs whose FLOPs and bytes are known. Raises UsageError
     if there is nothing to show.
     """
     alt = altair()
-    shown = [rows for rows in page_bench.roofline_rows(records) if page_bench.reached_by(rows)]
+    shown = [rows for rows in page_bench.roofline_rows(Records(records)) if page_bench.reached_by(rows)]
     if not shown:
         raise UsageError(
             "no bench runs with known FLOPs and bytes among these records", "buzzer bench bert-base"

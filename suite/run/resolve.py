@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from buzzer import extras
 from buzzer.configs import load_yaml
-from buzzer.errors import UsageError, unknown_name
+from buzzer.errors import UsageError, brief, unknown_name
 from buzzer.models.api.context import ParamsChecker
 from buzzer.suite import budget as budgets
 from buzzer.suite import registry
@@ -181,12 +181,18 @@ def train_sample(train_scale: float | None, scale: float) -> float | None:
 
 
 def texts(params: Mapping[str, object]) -> dict[str, str]:
-    """Parameters as YAML texts, as `--set` takes them; a string is YAML already. Raises UsageError for a value that YAML cannot represent."""
+    """Parameters as YAML texts, as `--set` takes them. Raises UsageError for a value that YAML cannot represent."""
+    return {name: as_yaml(name, value) for name, value in params.items()}
+
+
+def as_yaml(name: str, value: object) -> str:
+    """A parameter's value as YAML; a string is YAML already. Raises UsageError for a value that YAML cannot represent."""
     try:
-        return {name: value if isinstance(value, str) else yaml_text(value) for name, value in params.items()}
+        return value if isinstance(value, str) else yaml_text(value)
     except yaml.YAMLError as error:
         raise UsageError(
-            f"params: {' '.join(str(error).split())[:200]}", "use numbers, strings, lists, true or false"
+            f"params: {name} is {brief(value)}, not a value of YAML",
+            "use numbers, strings, lists, mappings, True or False",
         ) from error
 
 

@@ -204,6 +204,29 @@ def test_an_unknown_column_is_named(two: Records) -> None:
     assert len(Records().filter(score_accuracy=0.9)) == 0
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda two: two.filter(5), "5 is not a function of a record"),
+        (lambda two: two.filter("pandas"), "'pandas' is not a function of a record"),
+        (lambda two: Records([1]), "1 is not a record"),
+        (lambda two: Records("results"), "'results' is not a record"),
+        (lambda two: Records(5), "5 is not a record"),
+        (lambda two: Records(two.to_pandas()), "a DataFrame is not a record"),
+        (lambda two: two + 5, "5 is not a record"),
+    ],
+)
+def test_what_is_no_record_is_refused(two: Records, call: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        call(two)
+
+
+def test_one_record_is_a_collection_of_one(two: Records) -> None:
+    assert Records(two[0]) == two[:1]
+    assert two[:1] + two[1] == two
+    assert len(two.filter(engine="pandsa")) == 0
+
+
 def test_a_notebook_shows_a_table_without_markup_from_records(make_record: Make) -> None:
     records = Records([make_record(task="<script>alert(1)</script>")] * 30)
     shown = records._repr_html_()
@@ -274,7 +297,7 @@ def spent(phase: str, wall_s: float) -> dict[str, Any]:
 
 @pytest.fixture
 def examples(make_record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder `results` of the examples: a fit and four timed runs of booking, and two runs of gbdt."""
+    """The folder `runs` of the examples: a fit and four timed runs of booking, and two runs of gbdt."""
     runs: list[dict[str, Any]] = [{"job": "fit", "engine": "polars", "budget": UNLIMITED}]
     runs[0] |= {"gate": {"status": "no-reference"}} | spent("fit", 9.0)
     passed = {"status": "passed", "reference_run": "1" * 32, "differences": {"accuracy@4": 0.0}}
@@ -288,7 +311,7 @@ def examples(make_record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for number, changes in enumerate(runs):
         fields = {"task": "booking", "scores": {"accuracy@4": 0.5}, "metric": "accuracy@4"}
         fields |= {"run_id": str(number) * 32, "created": CREATED + timedelta(minutes=number)}
-        record.write(make_record(**(fields | changes)), tmp_path / "results")
+        record.write(make_record(**(fields | changes)), tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
 
 
