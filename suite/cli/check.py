@@ -10,6 +10,7 @@ from buzzer import caches
 from buzzer.datasets.contract import silent
 from buzzer.errors import UsageError
 from buzzer.suite import registry
+from buzzer.suite.cli import options
 from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity
 from buzzer.suite.records.collection import some_record_files
@@ -25,7 +26,7 @@ buzzer check results --data booking=/data/booking
 
 
 def main(
-    path: Annotated[list[Path] | None, typer.Argument(help="Records or folders of records.")] = None,
+    path: options.Paths = None,
     data: Annotated[
         list[str] | None,
         typer.Option(

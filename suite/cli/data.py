@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import os
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 from buzzer import caches
 from buzzer.datasets.workers import usable_cores
 from buzzer.errors import UsageError
+from buzzer.models.api.context import Data
 from buzzer.suite import registry
 from buzzer.suite.cli import options
 from buzzer.suite.cli.options import DATA, LIMITS, OUTPUT, option
@@ -20,8 +22,9 @@ from buzzer.suite.config_file import check_scale
 from buzzer.suite.records import integrity
 from buzzer.suite.records import rescore as rescoring
 from buzzer.suite.records.collection import some_record_files
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import reaper
-from buzzer.suite.run.resolve import check_data, check_numbers, train_sample
+from buzzer.suite.run.resolve import check_numbers
 from buzzer.suite.run.task_runs import sample_option
 from buzzer.suite.run.worker import load_entry
 
@@ -44,6 +47,7 @@ def generate(
         int | None,
         option(LIMITS, "Processes; the files are the same; default: one per core.", metavar="N", min=1),
     ] = None,
+    as_json: options.Json = False,
 ) -> None:
     """Write synthetic files in the official format."""
     check_numbers(seed=seed)
@@ -70,14 +74,14 @@ def generate(
     offered = {name: value for name, value in wanted.items() if name in parameters}
     with ProgressDisplay() as display, reaper.swept(partial(out)):
         dataset.generate(out, scale, seed, display.preparing, **offered)
-    print(out)
+    print_folder(out, as_json)
 
 
 @app.command()
 def score(
     task: options.Dataset,
-    submission: Annotated[Path, typer.Argument(help="Submission file in the official format.")],
-    truth: Annotated[Path, typer.Argument(help="File of the true answers.")],
+    submission: Annotated[Path, options.path_argument("Submission file in the official format.")],
+    truth: Annotated[Path, options.path_argument("File of the true answers.")],
     as_json: options.Json = False,
 ) -> None:
     """Score a submission by the official metric."""
@@ -93,32 +97,34 @@ def score(
 @app.command()
 def rescore(
     task: options.Task,
-    path: Annotated[list[Path], typer.Argument(help="Records, or folders of records, next to their files/.")],
+    path: Annotated[
+        list[Path], options.path_argument("Records, or folders of records, next to their files/.")
+    ],
     data: options.Data = None,
-    scale: options.Scale = None,
-    train_scale: options.TrainScale = None,
-    seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
     """Score the submissions of earlier runs again, and compare the scores with the records. Exit code 1 if one differs.
 
-    The options that describe the data have the values of the runs.
+    Generated data are generated again as the records say.
     """
-    check_numbers(seed=seed)
     config = registry.task(task)
-    check_scale("--scale", scale)
-    check_scale("--train-scale", train_scale)
-    check_data(data, scale=scale is not None, train_scale=train_scale is not None)
-    size = scale or config.scale
-    files = some_record_files(path)
-    with ProgressDisplay() as display:
-        prepare = load_entry(config.entry).prepare
-        sample = sample_option(config.name, prepare, train_sample(train_scale, size))
-        prepared = prepare(data, caches.folder() / "data", size, seed, display.preparing, **sample)
-    examination = integrity.examine(files, whole=False)
+    prepare = load_entry(config.entry).prepare
+    examination = integrity.examine(some_record_files(path), whole=False)
     for line in examination.unreadable():
         typer.echo(line, err=True)
-    results = list(rescoring.rescore(config, examination.records, prepared))
+    with ProgressDisplay() as display:
+
+        @cache
+        def prepared(scale: float, train_scale: float | None, seed: int) -> Data:
+            check_scale("the scale of a record", scale)
+            sample = sample_option(config.name, prepare, train_scale)
+            return prepare(data, caches.folder() / "data", scale, seed, display.preparing, **sample)
+
+        def data_of(r: Record) -> Data:
+            generated = data is None and r.data_source == "generated"
+            return prepared(r.scale, r.train_scale, r.seed) if generated else prepared(config.scale, None, 0)
+
+        results = list(rescoring.rescore(config, examination.records, data_of))
     if not results:
         raise UsageError(f"no timed runs of {config.name} among these records", "give others")
     for result in results:
@@ -137,10 +143,11 @@ def rescore(
 @app.command()
 def convert(
     task: options.Dataset,
-    folder: Annotated[Path, typer.Argument(help="Folder of the official files.")],
+    folder: Annotated[Path, options.path_argument("Folder of the official files.")],
     out: Annotated[
         Path, option(OUTPUT, "Folder of the Parquet files to create; must not exist.", metavar="FOLDER")
     ],
+    as_json: options.Json = False,
 ) -> None:
     """Check official files and write them as Parquet."""
     if out.exists():
@@ -148,7 +155,7 @@ def convert(
     dataset = registry.dataset(task)
     with ProgressDisplay() as display, reaper.swept(partial(out)):
         dataset.convert(existing(folder), out, display.preparing)
-    print(out)
+    print_folder(out, as_json)
 
 
 @app.command()
@@ -156,6 +163,11 @@ def info(task: options.Dataset, as_json: options.Json = False) -> None:
     """Print the card: schema, terms, where to get the data, how the generator works."""
     card = registry.card(task)
     print(json.dumps({"name": task, "card": card}) if as_json else card)
+
+
+def print_folder(folder: Path, as_json: bool) -> None:
+    """Print the path of a folder that was created."""
+    print(json.dumps({"path": str(folder)}) if as_json else folder)
 
 
 def partial(out: Path) -> Path:

@@ -6,11 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
+from buzzer.suite.requests import path
+
 # Groups of options in the help text.
 WHAT = "What to run"
 DATA = "Data and training"
 LIMITS = "Limits and repetitions"
 OUTPUT = "Records and output"
+OF_PATHS = ("FILE", "FOLDER", "PATH")  # metavars of options whose values are paths
 
 
 def completes(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
@@ -79,7 +82,14 @@ def device_names() -> list[str]:
 
 def option(group: str, text: str, *names: str, metavar: str | None = None, **more: Any) -> Any:
     """An option in a group of the help text."""
+    if metavar in OF_PATHS:
+        more["parser"] = path
     return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=group, **more)
+
+
+def path_argument(text: str, metavar: str | None = None) -> Any:
+    """An argument whose value is one or several paths."""
+    return typer.Argument(help=text, metavar=metavar, parser=path)
 
 
 def names_option(text: str, known: Callable[[], Iterable[str]], group: str = WHAT) -> Any:
@@ -125,7 +135,7 @@ DryRun = Annotated[
     bool, option(OUTPUT, "Print the plan, with estimated times, and run nothing.", "--dry-run")
 ]
 Json = Annotated[bool, option(OUTPUT, "Print JSON, one object per line.", "--json")]
-Paths = Annotated[list[Path] | None, typer.Argument(help="Records or folders of records.", metavar="PATH...")]
+Paths = Annotated[list[Path] | None, path_argument("Records or folders of records.", "PATH...")]
 Task = Annotated[str, typer.Argument(help="Task name.", autocompletion=completes(task_names), metavar="TASK")]
 Dataset = Annotated[
     str, typer.Argument(help="Task or data set.", autocompletion=completes(dataset_names), metavar="NAME")

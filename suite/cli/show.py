@@ -7,6 +7,7 @@ import typer
 
 from buzzer.errors import UsageError
 from buzzer.suite.cli import options
+from buzzer.suite.cli.options import OUTPUT, option
 from buzzer.suite.records import layout, record
 from buzzer.suite.records.checks import check_one
 from buzzer.suite.report import record_text
@@ -31,7 +32,7 @@ def main(
         ),
     ],
     source: Annotated[
-        Path, typer.Option("--in", help="Folder of records to search for a run_id.", metavar="FOLDER")
+        Path, option(OUTPUT, "Folder of records to search for a run_id.", "--in", metavar="FOLDER")
     ] = Path("results"),
     as_json: options.Json = False,
 ) -> None:

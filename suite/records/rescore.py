@@ -5,7 +5,7 @@ true labels, as the organisers of a competition do.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,31 +28,36 @@ class Rescored:
     skipped: str = ""  # why it was not scored; empty if it was
 
 
-def rescore(task: TaskConfig, records: Mapping[Path, Record], data: Data) -> Iterator[Rescored]:
+def rescore(
+    task: TaskConfig, records: Mapping[Path, Record], data_of: Callable[[Record], Data]
+) -> Iterator[Rescored]:
     """Score every `ok` timed run of the task among the records again. Raises UsageError if the data of the task have no true labels.
 
-    records: each by its file.
+    records: each by its file. data_of: returns the data of a run; only called if the run's submission was kept.
     """
     if not task.submission or not task.truth:
         raise UsageError(
             f"the runs of {task.name} generate their own labels: there are none to score against"
         )
-    folder = data.folder
-    truths = [folder] if task.truth == "." else sorted(folder.glob(task.truth))  # of several phases the last
     for path, r in records.items():
         if (r.task, r.job, r.outcome) != (task.name, "predict", "ok"):
             continue
         submission = layout.files(layout.root(path, r), r.run_id) / task.submission
-        if not truths:
-            yield Rescored(path, "", f"{data.folder} has no true labels, {task.truth}")
-        elif r.data_fingerprint != data.fingerprint:
-            yield Rescored(
-                path, "", f"it ran on other data: {r.data_source}, scale {r.scale:g}, seed {r.seed}"
-            )
-        elif not submission.is_file():
-            yield Rescored(path, "", "its submission was not kept")
+        if submission.is_file():
+            yield rescored(task, path, r, submission, data_of(r))
         else:
-            yield Rescored(path, disagreement(r, task, submission, truths[-1]))
+            yield Rescored(path, "", "its submission was not kept")
+
+
+def rescored(task: TaskConfig, path: Path, r: Record, submission: Path, data: Data) -> Rescored:
+    """The outcome of scoring one submission again, against the true labels in `data`."""
+    truths = [data.folder] if task.truth == "." else sorted(data.folder.glob(task.truth))
+    if not truths:
+        return Rescored(path, "", f"{data.folder} has no true labels, {task.truth}")
+    if r.data_fingerprint != data.fingerprint:
+        ran = f"{r.data_source}, scale {r.scale:g}, seed {r.seed}"
+        return Rescored(path, "", f"it ran on other data: {ran}; name the folder of its files with --data")
+    return Rescored(path, disagreement(r, task, submission, truths[-1]))  # of several phases the last
 
 
 def disagreement(r: Record, task: TaskConfig, submission: Path, truth: Path) -> str:

@@ -151,7 +151,6 @@ def test_values_of_parameters(pair: str, message: str) -> None:
         ["compare", "booking"],
         ["bench", "gbdt"],
         ["data", "generate", "booking", "--out", "made"],
-        ["data", "rescore", "booking", "."],
     ],
 )
 @pytest.mark.parametrize("seed", ["-1", str(2**31)])

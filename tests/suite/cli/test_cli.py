@@ -21,7 +21,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from buzzer.engine import device, infer
-from buzzer.models.api.context import GIVEN
+from buzzer.models.api.context import GIVEN, Data
 from buzzer.suite import cli, registry
 from buzzer.suite.cli import check
 from buzzer.suite.cli.outcome import exit_with
@@ -122,7 +122,10 @@ def process(place: Path) -> Buzzer:
         (["run", "booking", "--scale", "0"], "must be above 0", "official"),
         (["run", "booking", "--scale", "inf"], "1000 at most", "official"),
         (["data", "generate", "booking", "--out", "made", "--scale", "1e300"], "1000 at most", "official"),
-        (["data", "rescore", "booking", ".", "--scale", "nan"], "must be above 0", "official"),
+        (["data", "generate", "booking", "--out", ""], "a path is empty", "`.` is the current folder"),
+        (["run", "booking", "--out="], "a path is empty", "`.` is the current folder"),
+        (["report", ""], "a path is empty", "`.` is the current folder"),
+        (["bench", ""], "BenchRequest: model is ''", "leave the field out"),
         (["compare", "booking", "--full", "inf"], "1000 at most", "official"),
         (["run", "booking", "--set", "epoch=3"], "unknown parameter of booking 'epoch'", "known:"),
         (
@@ -716,3 +719,51 @@ def test_the_shell_completes_names(words: str, expected: set[str]) -> None:
     env = {"_BUZZER_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     done = CliRunner().invoke(cli.app, env=env, prog_name="buzzer")
     assert set(done.stdout.split()) == expected
+
+
+def test_every_command_has_json() -> None:
+    verbs: Any = get_command(cli.app)
+    verbs = verbs.commands | {f"data {name}": verb for name, verb in verbs.commands["data"].commands.items()}
+    del verbs["data"]
+    without = [name for name, verb in verbs.items() if not any("--json" in p.opts for p in verb.params)]
+    assert len(verbs) > 12 and without == []
+
+
+def test_a_folder_that_was_made_is_printed(buzzer: Buzzer, place: Path) -> None:
+    made = buzzer("data", "generate", "booking", "--scale", "0.0005", "--out", "made", "--json")
+    assert json.loads(made.stdout) == {"path": "made"}
+    assert json.loads(buzzer("data", "convert", "booking", "made", "--out", "p", "--json").stdout) == {
+        "path": "p"
+    }
+
+
+def test_rescore_makes_the_data_that_each_run_had(
+    buzzer: Buzzer, place: Path, make_record: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Generated files of each size once; official files come from --data, or from where the task finds them."""
+    made: list[tuple[Any, float, int]] = []
+
+    def prepare(source: Path | None, cache: Path, scale: float, seed: int, progress: object) -> Data:
+        made.append((source, scale, seed))
+        return Data(place, f"{len(made):064x}", "generated", {}, scale)
+
+    monkeypatch.setattr(cli.data, "load_entry", lambda _: SimpleNamespace(prepare=prepare))
+    (place / "ground_truth.csv").write_text("utrip_id,city_id,hotel_country\n1_1,12,X\n2_1,99,Y\n")
+    rows = "utrip_id,city_id_1,city_id_2,city_id_3,city_id_4\n1_1,10,11,12,13\n2_1,20,21,22,23\n"
+    runs: list[dict[str, Any]] = [
+        {"scale": 0.002, "seed": 3, "data_fingerprint": f"{1:064x}"},
+        {"scale": 0.004, "data_fingerprint": f"{2:064x}"},
+        {"scale": 0.002, "seed": 3, "data_fingerprint": f"{1:064x}"},
+        {"data_source": "official", "data_fingerprint": "e" * 64},
+    ]
+    for number, run in enumerate(runs):
+        fields = {"task": "booking", "metric": "accuracy@4", "scores": {"accuracy@4": 0.5}}
+        r = make_record(**({"data_source": "generated", "run_id": str(number) * 32} | fields | run))
+        record.write(r, place / "out")
+        kept = place / "out" / "files" / r.run_id[:8]
+        kept.mkdir(parents=True, exist_ok=True)
+        (kept / "submission.csv").write_text(rows)
+    done = buzzer("data", "rescore", "booking", "out")
+    assert made == [(None, 0.002, 3), (None, 0.004, 0), (None, registry.task("booking").scale, 0)]
+    assert "3 of 4 records" in done.stderr
+    assert "other data: official" in done.stdout and "--data" in done.stdout

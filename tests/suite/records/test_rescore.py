@@ -32,6 +32,13 @@ def data(tmp_path: Path) -> Data:
     return Data(folder, "f" * 64, "official", {}, 1.0)
 
 
+def keep(folder: Path, r: Record, submission: str) -> None:
+    """Write a run's submission beside the records in `folder`."""
+    kept = folder / "files" / r.run_id[:8] / "submission.csv"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(submission)
+
+
 @pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_records_are_compared_with_their_submissions(
@@ -42,15 +49,24 @@ def test_records_are_compared_with_their_submissions(
     r = make_record(**({"task": "booking", "metric": "accuracy@4"} | changes))
     path = record.write(r, tmp_path / "out")
     if submission is not None:
-        kept = tmp_path / "out" / "files" / r.run_id[:8] / "submission.csv"
-        kept.parent.mkdir(parents=True)
-        kept.write_text(submission)
+        keep(tmp_path / "out", r, submission)
     if flat:
         path = path.rename(tmp_path / "out" / path.name)
-    (result,) = rescore(registry.task("booking"), {path: r}, data)
+    (result,) = rescore(registry.task("booking"), {path: r}, lambda _: data)
     assert result.path == path
     assert (problem in result.problem, bool(result.problem)) == (True, bool(problem))
     assert (skipped in result.skipped, bool(result.skipped)) == (True, bool(skipped))
+
+
+def test_no_data_are_made_for_a_run_without_a_submission(
+    tmp_path: Path, make_record: Callable[..., Record]
+) -> None:
+    def data_of(_: Record) -> Data:
+        raise AssertionError("not needed")
+
+    r = make_record(task="booking", metric="accuracy@4")
+    (result,) = rescore(registry.task("booking"), {record.write(r, tmp_path): r}, data_of)
+    assert "was not kept" in result.skipped
 
 
 def test_data_without_true_labels_are_reported(
@@ -58,13 +74,15 @@ def test_data_without_true_labels_are_reported(
 ) -> None:
     (data.folder / "ground_truth.csv").unlink()
     r = make_record(task="booking", metric="accuracy@4")
-    (result,) = rescore(registry.task("booking"), {record.write(r, tmp_path / "out"): r}, data)
+    path = record.write(r, tmp_path / "out")
+    keep(tmp_path / "out", r, RIGHT)
+    (result,) = rescore(registry.task("booking"), {path: r}, lambda _: data)
     assert "has no true labels" in result.skipped
 
 
 def test_a_task_without_a_file_of_true_labels_is_refused(data: Data) -> None:
     with pytest.raises(UsageError, match="their own labels"):
-        list(rescore(registry.task("online-shoppers"), {}, data))
+        list(rescore(registry.task("online-shoppers"), {}, lambda _: data))
 
 
 def test_every_task_names_its_submission() -> None:
