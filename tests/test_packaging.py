@@ -1,6 +1,7 @@
 """Files around the package agree with it: conda environment, Dockerfile, citation, docs site, workflow."""
 
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -95,6 +96,19 @@ def test_the_site_has_every_page() -> None:
 
     named = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
     assert sorted(named) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+def test_the_site_links_only_to_what_it_has() -> None:
+    """Records and sources outside docs/ are not part of it."""
+    (hook,) = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["hooks"]
+    on_page = runpy.run_path(str(ROOT / hook))["on_page_markdown"]
+    assert (
+        on_page("a [b](../results/c.json), ![d](../e.svg), [f](g.md#h)", page=None) == "a b, d, [f](g.md#h)"
+    )
+    for page in (ROOT / "docs").glob("*.md"):
+        links = re.findall(r"\]\(([^)#]+)", on_page(page.read_text()))
+        local = [link for link in links if "://" not in link]
+        assert [link for link in local if not (page.parent / link).exists() or ".." in link] == []
 
 
 def workflow_commands() -> list[list[str]]:
