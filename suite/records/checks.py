@@ -264,12 +264,13 @@ def scores(r: Record) -> list[str]:
     """An `ok` run has the score that ranks its task, and scores that are shares are between 0 and 1."""
     problems = []
     if r.outcome == "ok" and r.job == "predict" and r.metric not in r.scores:
-        problems.append(f"ok without the score {r.metric}")
+        named = ", ".join(r.scores) or "none"
+        problems.append(f"the task returned no score {r.metric!r}; it has: {named}")
     task = registry.tasks().get(r.task)
     if task is not None and r.job == "predict" and r.metric != task.metric:
         problems.append(f"{r.task} is ranked by {task.metric}, not by {r.metric}")
     if r.outcome == "ok" and r.job == "predict" and not r.rows:
-        problems.append("ok without rows")
+        problems.append("the task predicted no rows")
     if r.scoring == "outside" and r.job == "predict" and r.scores and r.score_s is None:
         problems.append(f"scores without a phase {SCORE}: scoring is inside the wall time")
     beyond = [name for name, v in r.scores.items() if SHARE_SCORES.match(name) and not 0 <= v <= 1]

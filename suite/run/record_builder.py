@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from buzzer.models.api.context import SCORE, BenchResult, Data, Work
 from buzzer.suite import budget as budgets
 from buzzer.suite.budget import Budget
-from buzzer.suite.records import machine
+from buzzer.suite.records import checks, machine
 from buzzer.suite.records.schema import SCHEMA_MINOR, BudgetFields, Gate, Phase, Record
 from buzzer.suite.run import limits
 from buzzer.suite.run.counters import Readings
@@ -29,6 +29,7 @@ from buzzer.suite.run.progress import RunProgress
 INTERRUPTED = "interrupted"  # key in the details of the record of a run that the user stopped
 RESUME = "`--resume` skips the runs that have a record"
 MORE_TIME = "give it more time or a smaller --scale"
+SCORES = '`metric` in the task\'s descriptor is the name of a score that its `predict` returns after `yield "score"`'
 NOT_RUN, NO_READINGS = Measured(Reason.FAILED, 1, None, None), Readings()
 
 
@@ -89,6 +90,10 @@ def build(
     overhead_s = max(time.perf_counter() - usage.began_s - spent_s, 0.0) + bookkeeping_s + usage.harness_cpu_s
     ending = replace(ending, cpu_s=compared_cpu_s(usage.process, progress), overhead_s=overhead_s)
     try:
+        record = assemble(run, data, usage, ending, run_id, fit_id)
+        if ending.outcome != "ok" or not (problems := checks.scores(record)):
+            return record
+        ending = replace(ending, outcome="error", message=problems[0], hint=SCORES, scores={})
         return assemble(run, data, usage, ending, run_id, fit_id)
     except ValidationError as error:
         first = error.errors()[0]

@@ -58,6 +58,8 @@ class Fake:
             yield "predict"
         if do.startswith("score_"):
             value = getattr(self, do)(context)
+            if isinstance(value, Result):
+                return value
             return Result({"accuracy": value}, 10, {}, (context.out / "submission.csv",))
         details: dict[str, Any] = {"threads": context.threads} | (caches() if do == "show_caches" else {})
         off = 0.5 if context.backend == "onnxruntime" and context.params["do"] == "be-wrong" else 0.0
@@ -115,6 +117,15 @@ class Fake:
 
     def exit_early(self, context: RunContext) -> None:
         os._exit(7)
+
+    def score_by_another_name(self, context: RunContext) -> Result:
+        return Result({"acuracy": 0.9}, 10)
+
+    def score_no_rows(self, context: RunContext) -> Result:
+        return Result({"accuracy": 0.9}, 0)
+
+    def score_above_one(self, context: RunContext) -> float:
+        return 90.0
 
     def score_again(self, context: RunContext) -> float:
         return 0.9

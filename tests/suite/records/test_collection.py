@@ -273,7 +273,7 @@ def test_records_with_problems_are_left_out_with_a_warning(make_record: Make, tm
     messages = [str(warning.message) for warning in caught]
     assert len(messages) == 2
     assert any("cut.json: not a record" in message for message in messages)
-    assert any(f"{lie}: ok without rows" in message for message in messages)
+    assert any(f"{lie}: the task predicted no rows" in message for message in messages)
     assert caught[0].filename == __file__
 
 

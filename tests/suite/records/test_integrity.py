@@ -31,7 +31,7 @@ def test_a_valid_record_has_no_problem(make_record: Make, tmp_path: Path) -> Non
         ({"samples": {"dance": [0.5]}}, "samples of dance, which is not a phase"),
         ({"config": {"do": "other"}}, "config_hash is"),
         ({"data_fingerprint": "abc"}, "not a sha256"),
-        ({"scores": {"other": 1.0}}, "ok without the score accuracy"),
+        ({"scores": {"other": 1.0}}, "the task returned no score 'accuracy'; it has: other"),
         (
             {"outcome": "error", "gate": {"status": "unscored"}, "scores": {}},
             "outcome error without a message",

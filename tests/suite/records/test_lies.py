@@ -174,7 +174,7 @@ LIES: dict[str, tuple[str, Callable[[Fields], None], str]] = {
     "a comparison that was not made": ("passed", put("gate.status", "unscored"), "gate unscored with a comparison"),
     "less memory than its phases": ("passed", put("peak_memory_bytes", 10**6), "bytes, a phase had"),
     "a published figure": ("passed", put("published", True), "published, so not measured"),
-    "no rows": ("reference", put("rows", 0), "ok without rows"),
+    "no rows": ("reference", put("rows", 0), "the task predicted no rows"),
     "wrong without a message": ("passed", put("outcome", "wrong"), "outcome wrong without a message"),
     "a phase after score": ("passed", phase_after_score, "after phase score"),
     "a commit that is not a hash": ("passed", put("git_commit", "main"), "git_commit is not a commit"),
