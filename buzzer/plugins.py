@@ -13,7 +13,9 @@ An entry point that cannot be used is left out, with one warning on stderr. Ever
 
 import importlib
 import logging
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -30,6 +32,7 @@ GROUPS: tuple[Group, ...] = (
     "buzzer.datasets",
     "buzzer.models",
 )
+REFERENCE = re.compile(r"\w+(\.\w+)*:\w+")  # module:attribute
 T = TypeVar("T")
 
 logger = logging.getLogger("buzzer")
@@ -58,9 +61,15 @@ def load(
             check_name(entry.name, taken, plugins)
             plugins[entry.name] = Plugin(make(entry), distribution)
         except Exception as error:  # noqa: BLE001  code of others may raise anything, and must not end this command
-            reason = error.message if isinstance(error, BuzzerError) else f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, BuzzerError):
+                reason = f"{error.message} ({error.hint})" if error.hint else error.message
             logger.warning(
-                "warning: %s %r of %s is left out: %s", kind_of(group), entry.name, distribution, reason
+                "warning: %s %r of %s is left out: %s",
+                kind_of(group),
+                entry.name,
+                distribution,
+                " ".join(reason.split()),
             )
     return plugins
 
@@ -107,14 +116,29 @@ def distributions() -> list[str]:
 
 
 def resolve(reference: str, what: str) -> Any:
-    """The object that `module:attr` names, or the module if there is no `:attr`.
+    """The object that `module:attr` names.
 
-    `what` is for the message, such as "engine acme". Raises UnsupportedError if the module cannot be imported or lacks the attribute.
+    `what` is for the message, such as "engine acme". Raises UnsupportedError for a text of another form, and if the module cannot be
+    imported or lacks the attribute.
     """
-    module, _, attribute = reference.partition(":")
+    if not REFERENCE.fullmatch(reference):
+        raise UnsupportedError(f"{what} cannot be loaded from {reference!r}", "write it as module:attribute")
+    name, _, attribute = reference.partition(":")
+    with _explained(reference, what):
+        return getattr(importlib.import_module(name), attribute)
+
+
+def module(name: str, what: str) -> Any:
+    """The module of this name. Raises UnsupportedError, as `resolve`, if it cannot be imported."""
+    with _explained(name, what):
+        return importlib.import_module(name)
+
+
+@contextmanager
+def _explained(reference: str, what: str) -> Iterator[None]:
+    """Raises UnsupportedError for a failed import."""
     try:
-        imported = importlib.import_module(module)
-        return getattr(imported, attribute) if attribute else imported
+        yield
     except (ImportError, AttributeError) as error:
         hint = extras.hint(error.name) if isinstance(error, ModuleNotFoundError) else ""
         raise UnsupportedError(f"{what} cannot be loaded from {reference}: {error}", hint) from error

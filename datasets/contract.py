@@ -23,12 +23,12 @@ def silent(share: float, what: str) -> None:
 class DataSet(Protocol):
     """The names that the module of a data set defines."""
 
-    NAME: str  # as in `buzzer data info NAME`
+    NAME: str  # as in `buzzer data info NAME`; that of its folder or entry point
 
     def generate(self, out: Path, scale: float, seed: int, progress: Progress) -> None:
         """Write synthetic files in the official format into the new folder `out`.
 
-        scale: share of the official size. The same scale and seed give the same files, byte for byte. Three optional
+        scale: share of the official size. The same scale and seed give the same files, byte for byte. Four optional
         keywords are passed if the function has them: `train_scale` (float | None, the scale of the training part, a sample of
         that of `scale`), `test_scale` (float | None, the scale of the test part), `compress_above` (int | None, parts of more rows are
         compressed) and `jobs` (int, the number of processes). Raises DataError if the files cannot be written.

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from buzzer import plugins
 from buzzer.engine import frames, infer
 from buzzer.errors import UnsupportedError, UsageError
 from buzzer.suite import registry
-from buzzer.suite.run import fits
+from buzzer.suite.bench import bench_runs, plan
+from buzzer.suite.report.display import Quiet
+from buzzer.suite.requests import BenchRequest, RunRequest
+from buzzer.suite.run import fits, resolve, task_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 Install = Callable[..., None]
@@ -47,7 +51,25 @@ NAMED = FIELDS | {"name": "another"}
 WRONG = FIELDS | {"engines": 7}
 ALIAS = FIELDS | {"aliases": ["recsys2021-lite"]}
 FILE = Path(__file__).with_name("task.yaml")
+SYNTAX = Path(__file__).with_name("syntax.yaml")
+MODEL = {"summary": "a model", "entry": "acme.work:TASK", "backends": ["torch_eagr"]}
+class Odd:
+    tolerance = FIELDS | {"tolerance": -1}
+    no_number = FIELDS | {"tolerance": float("nan")}
+    scale = FIELDS | {"scale": 0}
+    relative = FIELDS | {"relative": {"int8": 0.0}}
+    no_engines = FIELDS | {"engines": []}
+    engine = FIELDS | {"engines": ["pandas", "polrs"]}
+    backend = FIELDS | {"backends": ["torch_eager", "onnxruntime+forst"]}
+    dataset = FIELDS | {"dataset": "bookings"}
+    reference = FIELDS | {"reference": {"engine": "polars", "backend": "torch_eager"}}
+    on = FIELDS | {"reference": {"engine": "pandas", "backend": "onnxruntime"}}
+    truth = FIELDS | {"truth": "truth.csv"}
+    base = {"base": "bookings"}
+    params = FIELDS | {"base": "booking", "params": 7}
 """
+# The columns of an unfinished flow mapping: PyYAML's message has four lines.
+SYNTAX = "summary: a task\nreference: {engine: pandas\nmetric: accuracy\n"
 YAML = "base: booking\nsummary: as booking\nentry: acme.work:TASK\nparams: {dim: 7}\n"
 
 
@@ -63,7 +85,10 @@ def clear() -> None:
 def install(tmp_path: Path, importable: Callable[[Mapping[str, str]], Path]) -> Iterator[Install]:
     """Puts the package `acme` and a distribution with these entry points on the path: group -> name -> value."""
     modules = {"__init__": "", "engine": ENGINE, "backend": BACKEND, "task": TASK, "work": "TASK = 1\n"}
-    importable({f"acme/{name}.py": text for name, text in modules.items()} | {"acme/task.yaml": YAML})
+    importable(
+        {f"acme/{name}.py": text for name, text in modules.items()}
+        | {"acme/task.yaml": YAML, "acme/syntax.yaml": SYNTAX}
+    )
 
     def go(entries: Mapping[str, Mapping[str, str]], name: str = "acme-plug") -> None:
         facts = tmp_path / f"{name.replace('-', '_')}-1.2.dist-info"
@@ -150,7 +175,27 @@ BROKEN = [
     ("buzzer.tasks", "mine", "acme.task:ALIAS", "its alias recsys2021-lite is the name of a built-in task"),
     ("buzzer.tasks", "mine", "acme.task:NAMED", "has the name 'another'"),
     ("buzzer.tasks", "mine", "acme.task:WRONG", "engines: Input should be a valid list"),
-    ("buzzer.tasks", "mine", "acme.engine:EngineInfo", "is neither a mapping nor"),
+    ("buzzer.tasks", "mine", "acme.engine:EngineInfo", "acme.engine:EngineInfo: not a mapping"),
+    ("buzzer.tasks", "mine", "acme.task:Odd.tolerance", "Odd.tolerance: tolerance: Input should be greater"),
+    ("buzzer.tasks", "mine", "acme.task:Odd.no_number", "tolerance: Input should be a finite number"),
+    ("buzzer.tasks", "mine", "acme.task:Odd.scale", "scale: Input should be greater than 0"),
+    ("buzzer.tasks", "mine", "acme.task:Odd.relative", "relative.int8: Input should be greater than 0"),
+    ("buzzer.tasks", "mine", "acme.task:Odd.no_engines", "engines: List should have at least 1 item"),
+    ("buzzer.tasks", "mine", "acme.task:Odd.engine", "Odd.engine: engines: unknown engine 'polrs' (did you"),
+    (
+        "buzzer.tasks",
+        "mine",
+        "acme.task:Odd.backend",
+        "backends: unknown backend 'forst' (did you mean forest",
+    ),
+    ("buzzer.tasks", "mine", "acme.task:Odd.dataset", "dataset: unknown data set 'bookings' (did you mean"),
+    ("buzzer.tasks", "mine", "acme.task:Odd.reference", "reference: the task has no polars (it has: pandas)"),
+    ("buzzer.tasks", "mine", "acme.task:Odd.on", "reference: the task has no onnxruntime"),
+    ("buzzer.tasks", "mine", "acme.task:Odd.truth", "truth: the task has no submission or no dataset"),
+    ("buzzer.tasks", "mine", "acme.task:Odd.base", "base: unknown task 'bookings' (did you mean booking?"),
+    ("buzzer.tasks", "mine", "acme.task:Odd.params", "params: Input should be a valid dictionary"),
+    ("buzzer.tasks", "mine", "acme.task:SYNTAX", "acme/syntax.yaml: not YAML: while parsing a flow mapping"),
+    ("buzzer.models", "mine", "acme.task:MODEL", "task:MODEL: backends: unknown backend 'torch_eagr'"),
     ("buzzer.models", "gbdt", "acme.task:FIELDS", "buzzer has one with this name"),
     ("buzzer.models", "mine", "acme.task:FIELDS", "engines: Extra inputs are not permitted"),
     ("buzzer.datasets", "birds", "acme.absent", "no module acme.absent"),
@@ -170,6 +215,7 @@ def test_a_broken_plugin_is_left_out_with_a_warning(
     kind = {"buzzer.datasets": "data set"}.get(group, group.removeprefix("buzzer.")[:-1])
     assert warning.startswith(f"warning: {kind} '{name}' of acme-plug 1.2 is left out: ")
     assert reason in warning
+    assert "\n" not in warning
 
 
 def everything() -> dict[str, Callable[[], Any]]:
@@ -205,6 +251,55 @@ def test_a_plugin_that_cannot_be_loaded_is_unsupported(install: Install, tmp_pat
     assert registry.card("birds") == "# Birds\n"
     with pytest.raises(UnsupportedError, match=r"data set birds has no generate in acme\.birds"):
         registry.dataset("birds")
+
+
+def test_a_data_set_has_the_name_of_its_entry_point(install: Install, tmp_path: Path) -> None:
+    install({"buzzer.datasets": {"birds": "acme.birds"}})
+    functions = "".join(f"def {name}(): ...\n" for name in ("generate", "check", "score", "convert"))
+    (tmp_path / "acme" / "birds.py").write_text(f"NAME = 'bees'\n{functions}")
+    (tmp_path / "acme" / "card.md").write_text("# Birds\n")
+    clear()
+    with pytest.raises(UnsupportedError, match=r"data set birds has the NAME 'bees' in acme\.birds"):
+        registry.dataset("birds")
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("acme.wrk:TASK", "cannot be loaded from acme.wrk:TASK: No module named 'acme.wrk'"),
+        ("acme.work:TASKS", "module 'acme.work' has no attribute 'TASKS'"),
+        ("acme.work", "cannot be loaded from 'acme.work'"),
+        ("acme.work:", "cannot be loaded from 'acme.work:'"),
+        (":TASK", "cannot be loaded from ':TASK'"),
+    ],
+)
+def test_a_wrong_entry_is_named(install: Install, entry: str, reason: str) -> None:
+    """Of a task and of a model of `buzzer bench`: before a process is started."""
+    install({})
+    task, request = registry.task("booking"), BenchRequest("gbdt", batches=1)
+    selection = resolve.selection(RunRequest("booking"))
+    (bench,) = plan.selections(request)
+    tried = [
+        lambda: task_runs.prepare(
+            replace(selection, task=task.model_copy(update={"entry": entry})), None, Quiet()
+        ),
+        lambda: bench_runs.check([replace(bench, model=bench.model.model_copy(update={"entry": entry}))]),
+    ]
+    for name, use in zip(("booking", "gbdt"), tried, strict=True):
+        with pytest.raises(UnsupportedError) as caught:
+            use()
+        assert caught.value.message.startswith(f"{name}'s entry cannot be loaded from ")
+        assert reason in caught.value.message
+
+
+def test_an_engine_without_an_attribute_is_named(install: Install, tmp_path: Path) -> None:
+    install({"buzzer.engines": {"swift": "acme.engine:ENGINE"}})
+    (tmp_path / "acme" / "engine.py").write_text(
+        "from buzzer.engine.frames import EngineInfo\nENGINE = EngineInfo('swift', 'acme.engine', 'swift')\n"
+    )
+    clear()
+    with pytest.raises(UnsupportedError, match=r"engine swift cannot be loaded from 'acme\.engine'"):
+        frames.load("swift")
 
 
 def test_an_unknown_precision_of_a_backend_is_refused(install: Install, tmp_path: Path) -> None:

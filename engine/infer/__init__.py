@@ -303,7 +303,7 @@ def load(name: str) -> Backend:
     """The backend's module. Raises UsageError for an unknown name, UnsupportedError if it is not installed."""
     described = info(name)
     require(described)
-    module: Backend = plugins.resolve(described.module, f"backend {name}")
+    module: Backend = plugins.module(described.module, f"backend {name}")
     if unknown := [precision for precision in module.PRECISIONS if precision not in WEIGHT_BYTES]:
         raise UnsupportedError(
             f"backend {name} has an unknown precision: {unknown[0]}", f"known: {', '.join(WEIGHT_BYTES)}"

@@ -91,7 +91,7 @@ def check(selections: Sequence[BenchSelection]) -> None:
     """Raises UsageError or DataError for what can be seen to be wrong before a process is started."""
     for selection in selections:
         run = plan.reference_run(selection)
-        settings.check(run.task.params, run.seed)
+        settings.check(run.task.name, run.task.params, run.seed)
 
 
 def execute(selections: Sequence[BenchSelection], executor: Executor) -> Iterator[Record]:

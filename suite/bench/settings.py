@@ -29,7 +29,7 @@ class Settings:
     def of(cls, context: RunContext) -> "Settings":
         """The settings of a run."""
         params = context.params
-        provider: ModelProvider = load_entry(params["target"])  # type: ignore[assignment]
+        provider: ModelProvider = load_entry(params["target"], context.task)  # type: ignore[assignment]
         spec = replace(spec_of(params, context.seed), work=context.work.parent, threads=context.threads)
         return cls(
             provider,
@@ -59,10 +59,10 @@ def spec_of(params: Mapping[str, Any], seed: int) -> BenchSpec:
     )
 
 
-def check(params: Mapping[str, Any], seed: int) -> None:
+def check(model: str, params: Mapping[str, Any], seed: int) -> None:
     """Raises what the model's provider can see to be wrong without loading the model, before a process is started."""
     if params["scenario"]:
         Scenario.of(params).check()
-    provider = load_entry(params["target"])
+    provider = load_entry(params["target"], model)
     if isinstance(provider, Checker):
         provider.check(spec_of(params, seed))

@@ -65,5 +65,7 @@ def fingerprint(text: str) -> tuple[str, str]:
     if not equals or not Path(folder).is_dir():
         raise UsageError(f"--data {text}: not of the form TASK=FOLDER", "--data booking=/data/booking")
     config = registry.task(name)
-    prepared = load_entry(config.entry).prepare(Path(folder), caches.folder() / "data", 1.0, 0, silent)
+    prepared = load_entry(config.entry, config.name).prepare(
+        Path(folder), caches.folder() / "data", 1.0, 0, silent
+    )
     return config.name, prepared.fingerprint

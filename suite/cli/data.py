@@ -108,7 +108,7 @@ def rescore(
     Generated data are generated again as the records say.
     """
     config = registry.task(task)
-    prepare = load_entry(config.entry).prepare
+    prepare = load_entry(config.entry, config.name).prepare
     examination = integrity.examine(some_record_files(path), whole=False)
     for line in examination.unreadable():
         typer.echo(line, err=True)

@@ -51,7 +51,7 @@ def rescore(
 
 def rescored(task: TaskConfig, path: Path, r: Record, submission: Path, data: Data) -> Rescored:
     """The outcome of scoring one submission again, against the true labels in `data`."""
-    truths = [data.folder] if task.truth == "." else sorted(data.folder.glob(task.truth))
+    truths = task.truths(data.folder)
     if not truths:
         return Rescored(path, "", f"{data.folder} has no true labels, {task.truth}")
     if r.data_fingerprint != data.fingerprint:

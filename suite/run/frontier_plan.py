@@ -75,4 +75,4 @@ def weights_of(model: str) -> dict[str, str]:
 
 def layers_of(task: registry.TaskConfig) -> int:
     """The number of layers of the task's whole model."""
-    return cast(Layered, load_entry(task.entry)).layers(task.params)
+    return cast(Layered, load_entry(task.entry, task.name)).layers(task.params)

@@ -7,8 +7,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from buzzer import extras
-from buzzer.configs import load_yaml
+from buzzer import configs, extras
 from buzzer.errors import UsageError, brief, unknown_name
 from buzzer.models.api.context import ParamsChecker
 from buzzer.suite import budget as budgets
@@ -119,7 +118,8 @@ def offered_nowhere(selections: Sequence[TaskSelection]) -> list[str]:
 
 def default_suite(request: RunRequest) -> list[RunRequest]:
     """A request for each task of the default suite. The suite's settings apply where the request has none."""
-    entries = [SuiteEntry.model_validate(entry) for entry in load_yaml("suite.yaml")]
+    with registry.naming(configs.FOLDER / "suite.yaml"):
+        entries = [registry.validated(SuiteEntry, entry) for entry in configs.load_yaml("suite.yaml")]
     return [
         replace(
             request,
@@ -164,7 +164,7 @@ def selection(request: RunRequest) -> TaskSelection:
 
 def checked(task: TaskConfig) -> TaskConfig:
     """The task, if it does not refuse its parameters. Raises UsageError."""
-    entry = load_entry(task.entry)
+    entry = load_entry(task.entry, task.name)
     if isinstance(entry, ParamsChecker):
         entry.check(task.name, task.params)
     return task

@@ -331,7 +331,7 @@ def changed_inputs(before: inputs.State, run: Run, data: Data) -> str:
 
 def has_fingerprint(run: Run, data: Data) -> bool:
     """Whether the contents of the input files still have the fingerprint of `data`."""
-    task = load_entry(run.task.entry)
+    task = load_entry(run.task.entry, run.task.name)
     try:
         # A new cache has no verdict of an earlier check.
         with tempfile.TemporaryDirectory(prefix="buzzer-check-") as cache:

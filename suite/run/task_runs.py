@@ -67,11 +67,16 @@ def prepare(
 ) -> Data:
     """A task's input data: the checked official files in `source`, or generated data from the cache.
 
-    Raises DataError, and UsageError for a `train_scale` that the task does not have.
+    Raises DataError, and UsageError for a `train_scale` that the task does not have, and if data that are not given lack the task's `truth`.
     """
-    task, folder = load_entry(selection.task.entry), (cache or caches.folder()) / "data"
+    task, folder = load_entry(selection.task.entry, selection.task.name), (cache or caches.folder()) / "data"
     options = sample_option(selection.task.name, task.prepare, selection.train_scale)
-    return task.prepare(source, folder, selection.scale, selection.seed, observer.preparing, **options)
+    data = task.prepare(source, folder, selection.scale, selection.seed, observer.preparing, **options)
+    config = selection.task
+    if source is None and config.truth and not config.truths(data.folder):
+        message = f"{config.name}: its data have no {config.truth}, the `truth` of its descriptor"
+        raise UsageError(message, f"they are in {data.folder}")
+    return data
 
 
 def sample_option(name: str, prepare: Callable[..., Data], train_scale: float | None) -> dict[str, float]:

@@ -3,7 +3,6 @@
 It writes an event to the events file at each change, so that the harness can write a record even if this process is killed.
 """
 
-import importlib
 import os
 import signal
 import sys
@@ -13,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from buzzer import extras
+from buzzer import extras, plugins
 from buzzer.engine import faults
 from buzzer.engine.device import limit_memory, nvml, own_memory, require_torch_cuda
 from buzzer.errors import BuzzerError, UnsupportedError, disk_full
@@ -28,10 +27,9 @@ PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 OUTCOMES = {faults.MEMORY: "device-oom", faults.LACKING: "unsupported", faults.REFUSED: "unsupported"}
 
 
-def load_entry(entry: str) -> Task:
-    """The object that `module:attr` names."""
-    module, _, attr = entry.partition(":")
-    task: Task = getattr(importlib.import_module(module), attr)
+def load_entry(entry: str, name: str) -> Task:
+    """The object that `module:attr` names, the entry of the task or model `name`. Raises UnsupportedError if there is none."""
+    task: Task = plugins.resolve(entry, f"{name}'s entry")
     return task
 
 
@@ -156,7 +154,7 @@ def attempt(spec: WorkerSpec, file: IO[str]) -> Done | Failed:
         device = Device(context, synchronize) if context.device == "cuda" and not context.clustered else None
         if spec.verb == "fit":
             progress.listen(ticker.report)
-        steps = checked_files(getattr(load_entry(spec.entry), spec.verb)(context), context.out)
+        steps = checked_files(getattr(load_entry(spec.entry, context.task), spec.verb)(context), context.out)
         result, wall_s = clock.run(at_score(steps, imports.stop), ticker)
         gpu = {"gpu_bytes": device.memory()} if device is not None else {}
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  every failure becomes an event

@@ -75,7 +75,7 @@ import pickle, sys
 from buzzer.suite import registry
 from buzzer.suite.run.worker import load_entry
 context = pickle.load(sys.stdin.buffer)
-for phase in load_entry(registry.task(context.task).entry).predict(context):
+for phase in load_entry(registry.task(context.task).entry, context.task).predict(context):
     if phase == "score":
         break
 print(*sys.modules)

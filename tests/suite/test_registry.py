@@ -1,9 +1,12 @@
 """The registry of tasks, models and data sets."""
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from buzzer import configs
 from buzzer.engine import frames, infer
 from buzzer.engine.infer import ENCODERS, NETWORKS, ONNX, TREES
 from buzzer.errors import UsageError
@@ -33,6 +36,45 @@ def test_a_task_names_only_existing_things(task: registry.TaskConfig) -> None:
     for backend in task.backends:
         parts = infer.split_backend(backend)
         assert any(infer.info(part).runs & {*task.kinds} for part in parts), backend
+
+
+BROKEN = {
+    "syntax": (
+        "tasks/booking.yaml",
+        "entry: {a",
+        "tasks/booking.yaml: not YAML: while parsing a flow mapping",
+    ),
+    "list": ("tasks/booking.yaml", "[1]", "tasks/booking.yaml: not a mapping"),
+    "missing": ("tasks/booking.yaml", "name: booking", "tasks/booking.yaml: summary: Field required"),
+    "name": ("tasks/new.yaml", "base: booking", "tasks/new.yaml: has the name 'booking', not 'new'"),
+    "base": ("tasks/new.yaml", "base: bookin", "tasks/new.yaml: base: unknown task 'bookin'"),
+    "engine": (
+        "tasks/new.yaml",
+        "{base: booking, name: new, engines: [pandas, polrs]}",
+        "tasks/new.yaml: engines: unknown engine 'polrs'",
+    ),
+    "model": ("models.yaml", "models: {mine: {summary: a}}", "models.yaml: mine: entry: Field required"),
+    "models": ("models.yaml", "models: [", "models.yaml: not YAML: while parsing a flow node"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_descriptor_is_named_in_one_line(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, text, message = BROKEN[what]
+    shutil.copytree(configs.FOLDER, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).write_text(text)
+    monkeypatch.setattr(configs, "FOLDER", tmp_path)
+    configs.load_yaml.cache_clear()
+    try:
+        with pytest.raises(UsageError) as caught:
+            registry.built_in_tasks.__wrapped__()
+            registry.models.__wrapped__()
+    finally:
+        configs.load_yaml.cache_clear()
+    assert caught.value.message.startswith(f"{tmp_path}/{message}")
+    assert "\n" not in caught.value.message
 
 
 @pytest.mark.parametrize("model", registry.models().values(), ids=lambda model: model.name)

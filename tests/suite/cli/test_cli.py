@@ -473,7 +473,7 @@ def test_an_alias_is_a_name_of_its_task(buzzer: Buzzer, tmp_path: Path, make_rec
 
 def test_check_knows_the_files_of_an_alias(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     entry = SimpleNamespace(prepare=lambda *_: SimpleNamespace(fingerprint="f" * 64))
-    monkeypatch.setattr(check, "load_entry", lambda _: entry)
+    monkeypatch.setattr(check, "load_entry", lambda *_: entry)
     assert check.fingerprint(f"recsys2021-lite={tmp_path}") == ("recsys2021", "f" * 64)
 
 

@@ -13,11 +13,13 @@ import psutil
 import pytest
 from rich.console import Console
 
+from buzzer.errors import UsageError
 from buzzer.models.api.context import Data
 from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.records import record
 from buzzer.suite.records.schema import Record
-from buzzer.suite.run import fits, runner, supervise
+from buzzer.suite.report.display import Quiet
+from buzzer.suite.run import fits, runner, supervise, task_runs
 from buzzer.suite.run.plan import TaskSelection, fit_run, predict_runs
 from buzzer.suite.run.progress import Part
 from buzzer.suite.run.worker import load_entry
@@ -111,6 +113,22 @@ def test_scores_that_differ_from_the_reference_are_wrong(predict: Predict) -> No
     assert "accuracy is 0.40000" in r.message
 
 
+def test_data_without_the_truth_of_the_descriptor_are_refused(
+    fake_path: None, choose: Choose, tmp_path: Path
+) -> None:
+    """Before the fit. Official files may lack their labels, and run without them."""
+    choice = choose("work")
+    choice = replace(choice, task=choice.task.model_copy(update={"truth": "labels*.csv"}))
+    with pytest.raises(
+        UsageError, match=r"fake: its data have no labels\*\.csv, the `truth` of its descriptor"
+    ):
+        task_runs.prepare(choice, None, Quiet(), tmp_path)
+    task_runs.prepare(choice, tmp_path, Quiet(), tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "labels-2.csv").write_text("1\n")
+    task_runs.prepare(choice, None, Quiet(), tmp_path)
+
+
 @pytest.mark.parametrize("contents", ["the same", "others"])
 def test_a_hard_link_to_an_input_is_no_change(
     fake_path: None, data: Data, choose: Choose, tmp_path: Path, contents: str
@@ -119,7 +137,7 @@ def test_a_hard_link_to_an_input_is_no_change(
     choice = choose("work")
     run, file = predict_runs(choice)[0], data.folder / "input.csv"
     fingerprint = (
-        load_entry(choice.task.entry)
+        load_entry(choice.task.entry, "fake")
         .prepare(data.folder, tmp_path, run.scale, run.seed, lambda share, what: None)
         .fingerprint
     )
