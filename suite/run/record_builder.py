@@ -29,7 +29,7 @@ from buzzer.suite.run.progress import RunProgress
 INTERRUPTED = "interrupted"  # key in the details of the record of a run that the user stopped
 RESUME = "`--resume` skips the runs that have a record"
 MORE_TIME = "give it more time or a smaller --scale"
-SCORES = '`metric` in the task\'s descriptor is the name of a score that its `predict` returns after `yield "score"`'
+RESULT = "scores and rows are those of the Result that `predict` returns; `metric` in the task's descriptor names a score"
 NOT_RUN, NO_READINGS = Measured(Reason.FAILED, 1, None, None), Readings()
 
 
@@ -83,7 +83,10 @@ def build(
     fit_id: str | None,
     distrust: str = "",
 ) -> Record:
-    """The record of a run that was started. `distrust`: why its report is not accepted; "" if it is."""
+    """The record of a run that was started. An `ok` report with scores that `buzzer check` would refuse is an `error`.
+
+    distrust: why the report is not accepted; "" if it is.
+    """
     ending = ending_of(progress, usage, run.budget, distrust)
     spent_s = ending.wall_s + (ending.score_s or 0.0)
     bookkeeping_s = progress.end.overhead_s if isinstance(progress.end, Done) else 0.0  # inside the wall time
@@ -93,7 +96,7 @@ def build(
         record = assemble(run, data, usage, ending, run_id, fit_id)
         if ending.outcome != "ok" or not (problems := checks.scores(record)):
             return record
-        ending = replace(ending, outcome="error", message=problems[0], hint=SCORES, scores={})
+        ending = replace(ending, outcome="error", message=problems[0], hint=RESULT, scores={})
         return assemble(run, data, usage, ending, run_id, fit_id)
     except ValidationError as error:
         first = error.errors()[0]
