@@ -56,10 +56,10 @@ class Journal(Generic[S]):
 
 
 def read_steps(path: Path, kind: type[S]) -> list[S]:
-    """The steps in a journal, up to the first line that is not complete."""
+    """The steps in a journal, up to the first line that is not complete or is damaged."""
     steps: list[S] = []
     with suppress(FileNotFoundError, ValidationError):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_bytes().splitlines():
             steps.append(kind.model_validate_json(line))
     return steps
 
@@ -77,7 +77,7 @@ def unfinished_folder(out: Path, plan: str, progress: Progress) -> Iterator[Path
         if os.path.lexists(out):
             raise DataError(f"{out} exists", "another process has written it")
         try:
-            if not (folder / PLAN).is_file() or (folder / PLAN).read_text(encoding="utf-8") != plan:
+            if not (folder / PLAN).is_file() or (folder / PLAN).read_bytes() != plan.encode():
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
                 (folder / PLAN).write_text(plan, encoding="utf-8")

@@ -255,6 +255,27 @@ def test_an_interrupted_generation_with_other_arguments_begins_again(tmp_path: P
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("name", [".plan.json", ".steps.jsonl"])
+def test_a_damaged_note_of_an_interrupted_generation_is_not_believed(name: str, tmp_path: Path) -> None:
+    asked = list[float]()
+
+    def stop(share: float, what: str) -> None:
+        asked.append(share)
+        if len(asked) > 3:
+            raise KeyboardInterrupt
+
+    recsys2021.generate(tmp_path / "whole", 0.000001, 3, silent)
+    with pytest.raises(KeyboardInterrupt):
+        recsys2021.generate(tmp_path / "out", 0.000001, 3, stop)
+    note = tmp_path / ".out.unfinished" / name
+    content = note.read_bytes()
+    assert len(content) > 20
+    note.write_bytes(b"\xff\xfe" + content[2:])
+    recsys2021.generate(tmp_path / "out", 0.000001, 3, silent)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_a_killed_generation_goes_on(tmp_path: Path) -> None:
     """Killed by signal 9 while it draws, with two processes."""
     code = """
