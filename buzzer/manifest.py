@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,12 +29,13 @@ class Manifest(BaseModel):
     files: dict[str, Entry]
 
 
-def seal(folder: Path) -> None:
-    """Write the manifest of a complete folder. Raises OSError."""
+def seal(folder: Path, without: Collection[str] = ()) -> None:
+    """Write the manifest of a complete folder. without: files that are deleted before the folder is used. Raises OSError."""
     (folder / NAME).unlink(missing_ok=True)
     files = {
         name: Entry(bytes=facts[0], sha256=digest(folder / name, facts))
         for name, facts in state(folder).items()
+        if name not in without
     }
     (folder / NAME).write_text(Manifest(files=files).model_dump_json(indent=1) + "\n", encoding="utf-8")
 

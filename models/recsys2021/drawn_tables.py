@@ -23,14 +23,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from buzzer import caches
+from buzzer import caches, manifest
 from buzzer.datasets.contract import silent
 from buzzer.datasets.recsys2021 import drawn, generator
 from buzzer.datasets.recsys2021.drawn import TrainingRows
 from buzzer.datasets.recsys2021.generator import CHUNK, MAXRSS_BYTES, Chunk
 from buzzer.datasets.recsys2021.schema import GROUPS, SEPARATOR
 from buzzer.datasets.recsys2021.world import EXCLAMATION, MEDIA_PATTERNS, QUESTION
-from buzzer.datasets.unfinished import unfinished_folder
+from buzzer.datasets.unfinished import PLAN, unfinished_folder
 from buzzer.datasets.workers import in_order, usable_cores
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame, token_lists
@@ -403,14 +403,17 @@ def finish(folder: Path, name: str, parts: Sequence[Path], write: Callable[[Path
 
 
 def make(plan: Plan) -> Generator[None, None, Path]:
-    """Draw the tables, unless they are in the cache. Returns their folder: <kind>-<name>.parquet, and costs.json. Yields after each step.
+    """Draw the tables, unless the cache has them undamaged. Returns their folder: <kind>-<name>.parquet, costs.json and its manifest.
+    Yields after each step.
 
     Raises DataError if they cannot be written.
     """
     text = dumps([VERSION, generator.VERSION, asdict(plan)])
     out = caches.folder() / "drawn" / sha256(text.encode()).hexdigest()[:16]
-    if out.is_dir():
+    if not (problem := manifest.problem(out)):
         return out
+    if os.path.lexists(out):
+        caches.discard(out, problem)
     with unfinished_folder(out, text, silent) as folder:
         costs, began_s = list[Cost](), time.perf_counter()
         for cost in steps(folder, plan):
@@ -425,6 +428,7 @@ def make(plan: Plan) -> Generator[None, None, Path]:
             "peak_memory_bytes": max((cost.peak_memory_bytes for cost in costs), default=0),
         }
         (folder / COSTS).write_text(dumps(facts), encoding="utf-8")
+        manifest.seal(folder, without=[PLAN])
     return out
 
 
@@ -495,7 +499,8 @@ def fit_tables(
 
 
 def link(source: Path, target: Path) -> None:
-    """A second name of a file, which takes no space; on another file system a copy."""
+    """A second name of a file, which takes no space; on another file system a copy. Replaces what an interrupted fit left there."""
+    target.unlink(missing_ok=True)
     try:
         os.link(source, target)
     except OSError:

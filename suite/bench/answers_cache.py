@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from buzzer import caches
+from buzzer import caches, manifest
 from buzzer.engine.infer import Array, cost
 from buzzer.engine.infer.cost import Cost
 from buzzer.errors import DataError
@@ -23,7 +23,6 @@ from buzzer.models.api import bench as api_bench
 from buzzer.models.api.bench import Batch, BenchModel, BenchSpec, ModelProvider, stamp
 from buzzer.models.api.context import RunContext
 from buzzer.suite.bench import identity
-from buzzer.suite.run import manifest
 
 FACTS = "facts.json"
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import buzzer
+from buzzer import manifest
 from buzzer.errors import DataError
 from buzzer.models.api.context import Data
-from buzzer.suite.run import manifest
 from buzzer.suite.run.plan import Run
 
 OURS = "buzzer"

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from buzzer import caches, locks
+from buzzer import caches, locks, manifest
 from buzzer.errors import BuzzerError, DataError
 from buzzer.models.api.context import SCORE, Data, RunContext
 from buzzer.suite import budget as budgets
@@ -26,7 +26,6 @@ from buzzer.suite.run import (
     fits,
     inputs,
     limits,
-    manifest,
     reaper,
     record_builder,
     sittings,

@@ -321,6 +321,47 @@ def test_an_interrupted_call_goes_on(
     next(drawn_tables.make(plan))  # other rows, so the tables in the cache are not those of the plan
 
 
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing"])
+def test_damaged_tables_are_drawn_again(
+    damage: str, tmp_path: Path, make_context: MakeContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, e = generated(tmp_path / "data", SCALE / 4), frames.load("polars")
+    settings = SETTINGS | {"trees": ["kfold"]}
+    context = TASK.typed(
+        make_context("recsys2021", data, tmp_path, tmp_path, "polars", "torch_eager", **settings)
+    )
+    _, codes, _ = of_text(e, context)
+    plan = drawn_tables.plan_of(e, context, ensemble.select_models(context.params), codes)
+    path = finished(drawn_tables.make(plan)) / "train-ab.parquet"
+    expected, content = ordered(path), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[:200] if damage == "cut" else content)
+    finished(drawn_tables.make(plan))
+    assert ordered(path).equals(expected)
+    assert "train-ab.parquet" in capsys.readouterr().err
+
+
+def test_an_interrupted_fit_goes_on_after_the_tables(
+    tmp_path: Path, make_context: MakeContext, run: Any
+) -> None:
+    data = generated(tmp_path / "data", SCALE / 4)
+    settings = SETTINGS | SMALL | {"epochs": 1}
+    results = {}
+    for name in ("whole", "stopped"):
+        work = tmp_path / name
+        work.mkdir()
+        context = make_context("recsys2021", data, work, work, "polars", "torch_eager", **settings)
+        steps = TASK.fit(context)
+        while name == "stopped" and next(steps) != "networks":
+            pass
+        steps.close()
+        result, _ = run(TASK.fit(context))
+        results[name] = result.details["validation"]
+    assert results["whole"] == results["stopped"]
+
+
 @pytest.mark.parametrize("settings", [SETTINGS, SETTINGS | {"features": "winners", "weights": "random"}])
 def test_a_run_with_drawn_tables(
     tmp_path: Path, make_context: MakeContext, run: Any, settings: dict[str, Any]

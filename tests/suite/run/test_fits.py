@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 import buzzer
-from buzzer import locks
+from buzzer import locks, manifest
 from buzzer.errors import DataError
 from buzzer.models.api.context import Data
 from buzzer.suite import registry
 from buzzer.suite.budget import UNLIMITED
 from buzzer.suite.records import checks, integrity
 from buzzer.suite.records.schema import Record
-from buzzer.suite.run import fits, limits, manifest, reaper, runner
+from buzzer.suite.run import fits, limits, reaper, runner
 from buzzer.suite.run.executor import is_record_of
 from buzzer.suite.run.plan import Run, TaskSelection, fit_run, predict_runs
 

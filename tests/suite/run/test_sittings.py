@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from buzzer import locks
+from buzzer import locks, manifest
 from buzzer.errors import DataError
 from buzzer.models.api.context import SCORE, Data
 from buzzer.suite.budget import resolve
 from buzzer.suite.records import checks, machine, record
 from buzzer.suite.records.schema import Phase, Record
-from buzzer.suite.run import fits, manifest, runner, sittings
+from buzzer.suite.run import fits, runner, sittings
 from buzzer.suite.run.plan import Run, TaskSelection, fit_run, predict_runs
 from buzzer.suite.run.record_builder import MORE_TIME
 from buzzer.suite.run.sittings import NOTE, NOTE_S, Spent
