@@ -14,6 +14,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from buzzer.models.api import progress
+from buzzer.models.kept_pieces import KeptPieces
+
+STATE = "state.pt"  # file of a checkpoint
 
 
 @dataclass
@@ -39,7 +42,7 @@ class Epochs(ABC):
     steps = 0  # batches of an epoch, if known; for the reports of progress
 
     def __init__(self, network: nn.Module, device: str, checkpoint: Path | None = None) -> None:
-        """checkpoint: file that is written after each epoch; training resumes from it. None = no checkpoints."""
+        """checkpoint: folder that is written after each epoch; training resumes from it. None = no checkpoints."""
         self.network, self.device, self.checkpoint = network.to(device), device, checkpoint
         self.optimizers: Sequence[Optimizer] = ()
         self.schedules: Sequence[LRScheduler] = ()
@@ -61,11 +64,12 @@ class Epochs(ABC):
         return None
 
     def optimise(self, optimizers: Sequence[Optimizer], schedules: Sequence[LRScheduler]) -> None:
-        """Set the optimizers and, in the same order, their schedules; then resume from the checkpoint, if it exists."""
+        """Set the optimizers and, in the same order, their schedules; then resume from the checkpoint, if there is one. A damaged
+        checkpoint is removed with a notice, and training begins anew."""
         self.optimizers, self.schedules = optimizers, schedules
-        if self.checkpoint is None or not self.checkpoint.exists():
+        if self.checkpoint is None or self.checkpoint.name not in KeptPieces(self.checkpoint.parent):
             return
-        saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        saved = torch.load(self.checkpoint / STATE, map_location=self.device, weights_only=True)
         self.state = State(**saved["state"])
         self.network.load_state_dict(saved["network"])
         for part in ("optimizers", "schedules"):
@@ -128,9 +132,8 @@ class Epochs(ABC):
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedules": [schedule.state_dict() for schedule in self.schedules],
         }
-        partial = self.checkpoint.with_suffix(".tmp")
-        torch.save(saved, partial)
-        partial.replace(self.checkpoint)
+        with KeptPieces(self.checkpoint.parent).making(self.checkpoint.name) as folder:
+            torch.save(saved, folder / STATE)
 
 
 def one_cycle(optimizer: Optimizer, rate: float, steps: int, **options: Any) -> OneCycleLR:

@@ -3,21 +3,22 @@
 The harness keeps the folder of a run that was interrupted (`RunContext.partial`), so that the run goes on from its last whole piece.
 """
 
-import hashlib
-import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-DIGESTS, UNFINISHED = "digests.json", ".new"
+from buzzer import caches, manifest
+
+UNFINISHED = ".new"
 
 
 class KeptPieces:
-    """The pieces of one run, in `root`. A piece is a folder with its files and their sha256.
+    """The pieces of one run or fit, in `root`. A piece is a folder with its files and their manifest.
 
     A piece is written under another name and gets its own when it is complete. The first question for a piece reads its files: a piece
-    with a missing or changed file counts as absent, as after a power failure.
+    with a missing or changed file, as after a power failure, is removed with a notice.
     """
 
     def __init__(self, root: Path) -> None:
@@ -34,21 +35,26 @@ class KeptPieces:
         return self._known[name]
 
     def _is_whole(self, name: str) -> bool:
-        folder = self.path(name)
-        try:
-            wanted = json.loads((folder / DIGESTS).read_text())
-            return bool(wanted) and wanted == digests(folder)
-        except (OSError, ValueError):
-            return False
+        folder, new = self.path(name), self._new(name)
+        if (problem := manifest.problem(folder)) and os.path.lexists(folder):
+            caches.discard(folder, problem)
+        if problem and not manifest.problem(new):  # the process was killed while it replaced the piece
+            new.rename(folder)
+            return True
+        return not problem
+
+    def _new(self, name: str) -> Path:
+        return self.root / f"{name}{UNFINISHED}"
 
     @contextmanager
     def making(self, name: str) -> Iterator[Path]:
-        """An empty folder for the files of a piece. The piece is complete when the block ends, and absent if the block raises."""
-        new = self.root / f"{name}{UNFINISHED}"
+        """An empty folder for the files of a piece. When the block ends, it replaces the piece; if the block raises, the piece stays as it
+        was."""
+        new = self._new(name)
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         yield new
-        (new / DIGESTS).write_text(json.dumps(digests(new)))
+        manifest.seal(new)
         shutil.rmtree(self.path(name), ignore_errors=True)
         new.rename(self.path(name))
         self._known[name] = True
@@ -56,19 +62,10 @@ class KeptPieces:
     def remove(self, name: str) -> None:
         """Delete a piece, if there is one."""
         self._known[name] = False
-        shutil.rmtree(self.path(name), ignore_errors=True)
+        for folder in (self._new(name), self.path(name)):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def clear(self) -> None:
         """Delete all pieces and the root."""
         self._known.clear()
         shutil.rmtree(self.root, ignore_errors=True)
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """The sha256 of each file in a folder, without `DIGESTS`."""
-    by_name = {}
-    for path in sorted(folder.iterdir()):
-        if path.name != DIGESTS:
-            with path.open("rb") as file:
-                by_name[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return by_name

@@ -17,6 +17,7 @@ from buzzer.models.bert import encoder, finetune, head, tokenizer, weights
 from buzzer.models.bert.intent import classes_of
 from buzzer.models.bert.params import PrecisionContext
 from buzzer.models.bert.tokenizer import Labelled
+from buzzer.models.kept_pieces import KeptPieces
 
 NAMES = ("float", "int8", "fp8", "int8-qat", "sparse", "sparse-int8")  # each after the ones it is made from
 FLOAT = (
@@ -58,7 +59,7 @@ def start(
     model = blank(context, folder, len(classes))
     encoder.check_length(model.bert, params.longest)
     parts = [tokenizer.labelled(tokens, splits, part, classes) for part in ("train", "val")]
-    if not (context.work / "float").is_dir():
+    if "float" not in KeptPieces(context.work):
         yield "features"
         train, valid = head.embedded(model, parts, params.batch)
         best = head.fit(train, valid, len(classes), params.l2, context.seed)
@@ -80,22 +81,22 @@ def in_bf16(setting: Literal[True, False, "auto"]) -> bool:
 
 
 class Maker:
-    """Makes checkpoints one after the other. It keeps existing checkpoints."""
+    """Makes checkpoints one after the other. It keeps those that an earlier, interrupted fit has made."""
 
     def __init__(self, context: PrecisionContext, data: Parts) -> None:
         self.context, self.params, self.data = context, context.params, data
+        self.kept = KeptPieces(context.work)
         self.bf16 = in_bf16(self.params.tune_bf16)
         self.details: dict[str, dict[str, Any]] = {}  # by checkpoint: valid_accuracy, bytes
 
     def make(self, name: str, model: nn.Module) -> Iterator[None]:
         """Write the checkpoint `name` to `context.work`; yields after each epoch. model: the model from `start`."""
-        folder = self.context.work / name
-        if not folder.is_dir():
+        if name not in self.kept:
             first = copy.deepcopy(model if name == "float" else self.read("float", model))
             yield from self.steps(name, first, model)
         self.details[name] = {
             "valid_accuracy": finetune.accuracy(self.read(name, model), self.data.valid, 64),
-            "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+            "bytes": sum(file.stat().st_size for file in self.kept.path(name).glob("[!.]*")),
         }
 
     def steps(self, name: str, model: nn.Module, like: nn.Module) -> Iterator[None]:
@@ -118,13 +119,14 @@ class Maker:
                 model = self.quantise(sparse, "int8")
                 zeros = quant.Sparsity(model, skip=FLOAT)
                 yield from self.tune(name, model, params.qat_epochs, params.qat_lr, zeros)
-        quant.save(model, self.context.work / name)
+        with self.kept.making(name) as folder:
+            quant.save(model, folder)
 
     def tune(
         self, name: str, model: nn.Module, epochs: int, lr: float, zeros: quant.Sparsity | None = None
     ) -> Iterator[None]:
         """Fine-tune; yields after each epoch. Resumes if it was interrupted. zeros: masks of the weights that stay zero."""
-        checkpoint = self.context.work / f"{name}.tuning.pt"
+        checkpoint = self.kept.path(f"{name}.checkpoint")
         tuner = finetune.Tuner(
             model,
             self.data.train,
@@ -138,7 +140,7 @@ class Maker:
         )
         for _ in tuner.run(epochs):
             yield
-        checkpoint.unlink(missing_ok=True)
+        self.kept.remove(checkpoint.name)
 
     def quantise(self, model: nn.Module, precision: str) -> nn.Module:
         """The model in another precision, with static scales from training sentences drawn by the seed."""
@@ -160,4 +162,4 @@ class Maker:
 
     def read(self, name: str, like: nn.Module) -> nn.Module:
         """The checkpoint `name`. like: a float model of the same architecture."""
-        return quant.load(self.context.work / name, like)
+        return quant.load(self.kept.path(name), like)

@@ -9,7 +9,7 @@
 - work.json: the work of the models for one trip (`api.context.Work`);
 - <model>.pt: the weights of each model, unless the parameter `weights` is random. Models of a network: `params.Member`.
 - <bag>.onnx: the graph of each bag of trained models;
-While `fit` runs there are also <model>.checkpoint and <model>.json, from which an interrupted fit resumes.
+While `fit` runs there are also the folders <model>.checkpoint and <model>.trained, from which an interrupted fit resumes.
 
 Details of `fit`: `weights`, the parameter; `models`, the number of models of each network; `classes`, number of cities that have a code;
 `targets`, number of training rows whose city has one; `valid_trips`, number of held-out trips; the last two are of the last fold.
@@ -20,6 +20,7 @@ allows, or null; `sessions`, the description of each bag's session; `stays`, num
 """
 
 import json
+import shutil
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,7 +33,7 @@ from buzzer.datasets import booking as dataset
 from buzzer.datasets.booking import generator
 from buzzer.datasets.booking.reader import paths
 from buzzer.datasets.booking.schema import TRUTH
-from buzzer.datasets.files import Files, new_file
+from buzzer.datasets.files import Files
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
@@ -47,11 +48,13 @@ from buzzer.models.booking.params import Bag, Context, Member, Params, bags_of
 from buzzer.models.booking.sizes import Sizes
 from buzzer.models.booking.work import work
 from buzzer.models.dataset_task import DatasetTask, DataSource
+from buzzer.models.kept_pieces import KeptPieces
 from buzzer.models.weights import RANDOM, weights_notes
 from buzzer.models.work import load_work, save_work
 
 SCORE = "accuracy@4"
 EPOCHS = "epochs.json"
+MODEL, PROGRESS = "model.pt", "progress.json"  # files of a piece `trained`
 
 
 class Booking(DatasetTask[Params]):
@@ -129,7 +132,7 @@ class Booking(DatasetTask[Params]):
         epochs = {name: len(of_model) for name, of_model in history.items()}
         (context.work / EPOCHS).write_text(json.dumps(epochs))
         for name in history:
-            progress_file(context, name).unlink()
+            KeptPieces(context.work).remove(trained(name))
         details = facts_of(params, bags) | {
             "classes": len(classes),
             "targets": int((learn.target >= 0).sum()),
@@ -196,9 +199,9 @@ def facts_of(params: Params, bags: Sequence[Bag]) -> dict[str, Any]:
     return {"weights": params.weights, "models": models}
 
 
-def progress_file(context: Context, model: str) -> Path:
-    """The file in which `fit` notes that a model is trained."""
-    return context.work / f"{model}.json"
+def trained(model: str) -> str:
+    """The piece of an unfinished fit that has the weights and the progress of a trained model."""
+    return f"{model}.trained"
 
 
 def fit_member(
@@ -209,14 +212,22 @@ def fit_member(
 
     Progress: `best`, the best score of the held-out trips; `history`, see the details of `fit`.
     """
+    kept, piece = KeptPieces(context.work), trained(member.name)
+    if piece not in kept:
+        yield from train_member(context, member, sizes, learn, valid)
+    shutil.copyfile(kept.path(piece) / MODEL, context.work / f"{member.name}.pt")
+    done: dict[str, Any] = json.loads((kept.path(piece) / PROGRESS).read_text())
+    return done
+
+
+def train_member(
+    context: Context, member: Member, sizes: Sizes, learn: Inputs, valid: Inputs
+) -> Generator[str, None, None]:
+    """Train one model, and keep its weights and its progress as the piece `trained`. Yields the phase after each epoch."""
     import torch
 
     from buzzer.models.booking.train import Trainer
 
-    file = progress_file(context, member.name)
-    if file.exists():
-        done: dict[str, Any] = json.loads(file.read_text())
-        return done
     torch.set_num_threads(context.threads)
     torch.set_flush_denormal(True)
     network = initial(member, sizes, context.seed)
@@ -224,12 +235,11 @@ def fit_member(
     trainer = Trainer(context, member, network, learn, valid, checkpoint)
     for _ in trainer.run(context.params.of(member.network).epochs, context.params.patience):
         yield "fit"
-    torch.save(network.cpu().state_dict(), context.work / f"{member.name}.pt")
-    done = {"best": trainer.state.best, "history": trainer.state.history}
-    with new_file(file) as partial:
-        partial.write_text(json.dumps(done))
-    checkpoint.unlink()
-    return done
+    with KeptPieces(context.work).making(trained(member.name)) as folder:
+        torch.save(network.cpu().state_dict(), folder / MODEL)
+        progress_made = {"best": trainer.state.best, "history": trainer.state.history}
+        (folder / PROGRESS).write_text(json.dumps(progress_made))
+    KeptPieces(context.work).remove(checkpoint.name)
 
 
 def class_ids(e: Engine, table: Frame) -> Array:

@@ -86,6 +86,22 @@ def test_a_stopped_training_resumes_with_the_same_result(tmp_path: Path) -> None
     assert torch.equal(resumed.network.weight, whole.network.weight)
 
 
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_checkpoint_is_removed_and_training_begins_anew(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, _ = weights_after(Line([0.1, 0.2]), 2)
+    next(Line([0.1, 0.2], checkpoint=tmp_path / "one").run(2))
+    (file,) = (tmp_path / "one").glob("*.pt")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF  # torch.load does not notice every changed byte
+    file.write_bytes(content[:100] if damage == "cut" else content)
+    again = Line([0.1, 0.2], checkpoint=tmp_path / "one")
+    assert again.state.epoch == 0 and not (tmp_path / "one").exists()
+    assert f"{tmp_path / 'one'}: " in capsys.readouterr().err
+    assert weights_after(again, 2)[0] == whole
+
+
 @pytest.mark.parametrize("steps", [1, 8, 9, 10, 50])
 def test_a_one_cycle_schedule_runs_for_any_number_of_steps(steps: int) -> None:
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)

@@ -42,6 +42,7 @@ from buzzer.engine.frames.base import FIRST_CODE, Array
 from buzzer.errors import DataError
 from buzzer.models.api import progress
 from buzzer.models.api.context import Result, Steps
+from buzzer.models.kept_pieces import KeptPieces
 from buzzer.models.sigir_ecom import work
 from buzzer.models.sigir_ecom.next_item import counts
 from buzzer.models.sigir_ecom.next_item.opened import (
@@ -112,7 +113,7 @@ class Recommendation(shared.ShopTask[Params]):
         rows = table_rows(context.work / name for name in TABLES)
         save_work(context.work, work.of_networks(sizes, networks, rows))
         for checkpoint in context.work.glob("*.checkpoint"):
-            checkpoint.unlink()
+            KeptPieces(context.work).remove(checkpoint.name)
         details = {
             "products": vocabulary.products - FIRST_CODE,
             "pages": vocabulary.pages - FIRST_CODE,

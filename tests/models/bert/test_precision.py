@@ -1,6 +1,7 @@
 """Fine-tuning and the precision task: a small random encoder learns templated sentences, in every precision."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -188,6 +189,26 @@ def test_a_cut_encoder_is_fitted_and_run(
         encoder.cut(encoder.load(folder), 9)
     with pytest.raises(UsageError, match="unknown checkpoint 'int9'"):
         checkpoints.order(["int9"])
+
+
+def test_a_damaged_checkpoint_of_a_stopped_fit_is_made_again(
+    sentences: Data,
+    folder: Path,
+    fitted: tuple[Path, Any],
+    tmp_path: Path,
+    make_context: MakeContext,
+    run: Run,
+) -> None:
+    work, (expected, result) = tmp_path / "work", fitted
+    shutil.copytree(expected, work)
+    file = Path("int8", "model.safetensors")
+    (work / file).write_bytes((work / file).read_bytes()[:-1])
+    one = make_context(
+        "bert-intent-precision", sentences, work, work, "none", "torch_eager", weights=str(folder), **PARAMS
+    )
+    again, _ = run(TASK.fit(one))
+    assert (work / file).read_bytes() == (expected / file).read_bytes()
+    assert again.details == result.details
 
 
 # ---- fine-tuning -------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from buzzer.engine.frames import Engine
 from buzzer.engine.infer import cost
 from buzzer.errors import DataError, UsageError
 from buzzer.models.api.context import Data, RunContext
-from buzzer.models.booking import features
+from buzzer.models.booking import features, task
 from buzzer.models.booking.bags import BagNetwork
 from buzzer.models.booking.ensemble import PIECE, accuracy, best_four, blend
 from buzzer.models.booking.features import FIRST_CITY, Inputs
@@ -579,13 +578,34 @@ def test_a_stopped_fit_resumes_after_its_last_epoch(
         pass
     next(steps)  # one epoch is done and saved
     steps.close()
-    assert (tmp_path / "stopped" / "mlp.checkpoint").is_file()
+    assert (tmp_path / "stopped" / "mlp.checkpoint").is_dir()
     assert not (tmp_path / "stopped" / "mlp.pt").is_file()
     result, _ = run(TASK.fit(stopped))
     assert [epoch["epoch"] for epoch in result.details["history"]["mlp"]] == [1, 2, 3]
     weights = [torch.load(tmp_path / name / "mlp.pt", weights_only=True) for name in ("whole", "stopped")]
     for name, weight in weights[0].items():
         torch.testing.assert_close(weights[1][name], weight)
+
+
+@pytest.mark.parametrize("file", ["mlp.trained/model.pt", "mlp.trained/progress.json", "mlp.pt"])
+def test_a_damaged_file_of_a_stopped_fit_is_made_again(
+    file: str, data: Data, tmp_path: Path, make_context: MakeContext, run: Run
+) -> None:
+    """A model that was trained is trained again, with the same weights."""
+    settings = SMALL | {"networks": ["mlp", "gru"], "epochs": 1}
+    context = make_context("booking", data, tmp_path, tmp_path, "polars", "torch_eager", **settings)
+    steps = TASK.fit(context)
+    while not (tmp_path / "gru.checkpoint").exists():
+        next(steps)
+    steps.close()
+    expected = (tmp_path / "mlp.pt").read_bytes()
+    content = bytearray((tmp_path / file).read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (tmp_path / file).write_bytes(content)
+    result, _ = run(TASK.fit(context))
+    assert (tmp_path / "mlp.pt").read_bytes() == expected
+    assert [epoch["epoch"] for epoch in result.details["history"]["mlp"]] == [1]
+    assert not [*tmp_path.glob("*.checkpoint"), *tmp_path.glob("*.trained")]
 
 
 def test_too_little_data_is_refused(tmp_path: Path, make_context: MakeContext, run: Run) -> None:
@@ -634,7 +654,7 @@ def test_bags_of_folds_run_as_one_task(
     trained = weights == "trained"
     assert sorted(file.stem for file in tmp_path.glob("*.pt")) == (sorted(names) if trained else [])
     assert sorted(fitted.details["history"]) == (sorted(names) if trained else [])
-    assert not [*tmp_path.glob("*.checkpoint"), *tmp_path.glob("mlp*.json")]
+    assert not [*tmp_path.glob("*.checkpoint"), *tmp_path.glob("*.trained")]
     saved = json.loads((tmp_path / "sizes.json").read_text())
     cities = len(np.load(tmp_path / "classes.npy"))
     assert 100 < cities < 300
@@ -674,7 +694,7 @@ def test_random_weights_are_those_of_the_seed(
 
 
 def test_finished_models_are_not_trained_again(
-    data: Data, tmp_path: Path, make_context: MakeContext, run: Run
+    data: Data, tmp_path: Path, make_context: MakeContext, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = TINY | {"networks": ["mlp"], "bags": 1}
     context = make_context("booking-winners", data, tmp_path, tmp_path, "polars", "torch_eager", **settings)
@@ -682,9 +702,10 @@ def test_finished_models_are_not_trained_again(
     while not (tmp_path / "mlp.pt").exists():
         next(steps)
     steps.close()
-    os.utime(tmp_path / "mlp.pt", (1, 1))  # a model that is trained again would be written again
+    again, real = list[str](), task.train_member
+    monkeypatch.setattr(task, "train_member", lambda c, m, *rest: again.append(m.name) or real(c, m, *rest))
     result, _ = run(TASK.fit(context))
-    assert (tmp_path / "mlp.pt").stat().st_mtime == 1 < (tmp_path / "mlp-1.pt").stat().st_mtime
+    assert again == ["mlp-1"]
     assert sorted(result.details["history"]) == ["mlp", "mlp-1"]
     assert result.scores["valid_accuracy@4_mlp"] == pytest.approx(
         np.mean([model[0]["accuracy@4"] for model in result.details["history"].values()])

@@ -1,6 +1,7 @@
 """A prediction that is interrupted and goes on writes the same submission, and does no whole piece twice."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from buzzer import manifest
 from buzzer.models.api.context import Result, RunContext
 from buzzer.models.kept_pieces import KeptPieces
 from buzzer.models.recsys2021 import features, sizes
@@ -177,7 +179,7 @@ def test_a_piece_is_complete_or_absent(tmp_path: Path) -> None:
         lambda f: (f / "rows").write_bytes(b"ab\0"),  # as long, with other content
         lambda f: (f / "rows").unlink(),
         lambda f: (f / "more").write_bytes(b""),
-        lambda f: (f / "digests.json").write_text(""),
+        lambda f: (f / manifest.NAME).write_text(""),
     ]
     for spoil in spoils:
         with kept.making("a") as folder:
@@ -185,3 +187,22 @@ def test_a_piece_is_complete_or_absent(tmp_path: Path) -> None:
         assert "a" in KeptPieces(tmp_path)
         spoil(tmp_path / "a")
         assert "a" not in KeptPieces(tmp_path)
+        assert not (tmp_path / "a").exists()
+
+
+def test_a_piece_whose_replacement_was_interrupted_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    kept = KeptPieces(tmp_path)
+    for content in (b"old", b"new"):
+        if content == b"new":
+            monkeypatch.setattr(Path, "rename", killed)
+        with suppress(KeyboardInterrupt), kept.making("a") as folder:
+            (folder / "rows").write_bytes(content)
+    monkeypatch.undo()
+    assert not (tmp_path / "a").exists()
+    assert "a" in KeptPieces(tmp_path)
+    assert (tmp_path / "a" / "rows").read_bytes() == b"new"
