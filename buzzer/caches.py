@@ -69,12 +69,17 @@ def notice(text: str) -> None:
 
 
 def discard(path: Path, problem: str) -> None:
-    """Remove a file or folder of the cache that cannot be used, with a notice. Raises DataError if it cannot be removed."""
+    """Remove a file or folder of the cache that cannot be used, with a notice. Raises DataError if it cannot be removed.
+
+    Another process may have removed it meanwhile.
+    """
     notice(f"{path}: {problem}; it is made again")
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise DataError(f"cannot remove {path}: {error.strerror}", "remove it by hand") from error

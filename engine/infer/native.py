@@ -9,10 +9,11 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from buzzer import caches
+from buzzer import caches, manifest
 from buzzer.errors import UnsupportedError, first_line
 
 CACHE = "BUZZER_NATIVE_CACHE_DIR"
+LIBRARY = "library.so"
 COMPILERS = ("gcc", "clang")
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=off")
 
@@ -31,36 +32,55 @@ def compiler() -> str:
 
 @cache
 def library(source: Path) -> ctypes.CDLL:
-    """The shared library of a C file. It is compiled once for each machine type, compiler and content of the file.
+    """The shared library of a C file. It is compiled once for each machine type, compiler and content of the file, and once more if it is
+    damaged or cannot be loaded.
 
     Raises UnsupportedError if there is no compiler, if it fails, or if its library cannot be loaded.
     """
     # The predefined macros contain the compiler's version and the instructions that this processor has.
     macros = run([compiler(), *FLAGS, "-dM", "-E", "-x", "c", os.devnull])
     key = hashlib.sha256(b"\0".join([macros, " ".join(FLAGS).encode(), source.read_bytes()])).hexdigest()
-    path = caches.compiled()[CACHE] / f"{source.stem}-{key[:16]}.so"
-    if not path.is_file():
-        build(source, path)
+    folder = caches.compiled()[CACHE] / f"{source.stem}-{key[:16]}"
     try:
-        return ctypes.CDLL(str(path))
+        return loaded(source, folder)
+    except OSError as error:
+        caches.discard(folder, f"cannot be loaded: {error}")
+    try:
+        return loaded(source, folder)
     except OSError as error:  # for example on a file system without execute permission
-        raise UnsupportedError(f"cannot load {path}: {error}", f"set {CACHE} to another folder") from error
+        raise UnsupportedError(f"cannot load {folder}: {error}", f"set {CACHE} to another folder") from error
 
 
-def build(source: Path, path: Path) -> None:
-    """Compile a C file to a shared library. A process that is interrupted leaves no incomplete library.
+def loaded(source: Path, folder: Path) -> ctypes.CDLL:
+    """The library of a C file in its folder, built there unless the folder is undamaged. Raises OSError if it cannot be loaded."""
+    if problem := manifest.problem(folder):
+        if os.path.lexists(folder):
+            caches.discard(folder, problem)
+        build(source, folder)
+    return ctypes.CDLL(str(folder / LIBRARY))
+
+
+def build(source: Path, folder: Path) -> None:
+    """Compile a C file to LIBRARY in a new folder, with its manifest. A process that is interrupted leaves no incomplete folder. If another
+    process has made the folder first, its folder stays.
 
     Raises UnsupportedError if the compiler fails, or if the folder cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            partial = Path(folder) / path.name
-            run([compiler(), *FLAGS, "-o", str(partial), str(source), "-lm"])
-            partial.replace(path)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            aside = Path(temporary) / folder.name
+            aside.mkdir()
+            run([compiler(), *FLAGS, "-o", str(aside / LIBRARY), str(source), "-lm"])
+            manifest.seal(aside)
+            try:
+                aside.rename(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
     except OSError as error:
         raise UnsupportedError(
-            f"cannot write {path.parent}: {error.strerror}", f"set {CACHE} to a folder that can be written"
+            f"cannot write {folder.parent}: {error.strerror}", f"set {CACHE} to a folder that can be written"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import xgboost
 
-from buzzer import caches
+from buzzer import caches, manifest
 from buzzer.engine import infer
 from buzzer.engine.infer import boosted, forest_layout, native, ubjson
 from buzzer.engine.infer.session import Array
@@ -403,16 +404,16 @@ def test_every_vector_width_predicts_the_same(
     got = predict(booster_of(document_of(trees)), x)
     native.library.cache_clear()
     np.testing.assert_allclose(got, expected(trees, x), rtol=2e-6)
-    assert len(list(tmp_path.glob("forest-*.so"))) == 1
+    assert len(list(tmp_path.glob("forest-*/*.so"))) == 1
 
 
 def test_the_code_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     built: list[Path] = []
     real = native.build
 
-    def build(source: Path, path: Path) -> None:
-        built.append(path)
-        real(source, path)
+    def build(source: Path, folder: Path) -> None:
+        built.append(folder)
+        real(source, folder)
 
     monkeypatch.setenv(native.CACHE, str(tmp_path / "made"))
     monkeypatch.setattr(native, "build", build)
@@ -423,6 +424,54 @@ def test_the_code_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     native.library.cache_clear()
     assert len(built) == 1
     assert list((tmp_path / "made").iterdir()) == built
+
+
+def spoil(content: bytes) -> bytes:
+    """The bytes with one changed in the middle, where the instructions are."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [spoil, lambda content: content[:4000], lambda content: b""])
+def test_a_damaged_library_is_compiled_again(
+    damage: Callable[[bytes], bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = tmp_path / "seven.c"
+    source.write_text("int seven(void) { return 7; }\n")
+    monkeypatch.setenv(native.CACHE, str(tmp_path / "made"))
+    folder = tmp_path / "moved"
+    assert native.library(source).seven() == 7
+    native.library.cache_clear()
+    (made,) = (tmp_path / "made").iterdir()
+    made.rename(folder)  # the library that this process has loaded stays as it is
+    shutil.copytree(folder, made)
+    (file,) = made.glob("*.so")
+    file.write_bytes(damage(file.read_bytes()))
+    assert native.library(source).seven() == 7
+    native.library.cache_clear()
+    assert str(made) in capsys.readouterr().err
+    assert file.stat().st_size == (folder / file.name).stat().st_size
+
+
+def test_a_library_that_cannot_be_loaded_is_compiled_once_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """For example, it was compiled on a system with another C library."""
+    source = tmp_path / "eight.c"
+    source.write_text("int eight(void) { return 8; }\n")
+    monkeypatch.setenv(native.CACHE, str(tmp_path / "made"))
+    native.library(source)
+    native.library.cache_clear()
+    (made,) = (tmp_path / "made").iterdir()
+    shutil.rmtree(made)
+    made.mkdir()
+    (made / native.LIBRARY).write_bytes(b"of another system")
+    manifest.seal(made)
+    assert native.library(source).eight() == 8
+    native.library.cache_clear()
 
 
 def test_a_cache_that_cannot_be_written_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -40,11 +40,13 @@ def test_a_library_that_cannot_be_loaded_is_reported(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv(native.CACHE, str(tmp_path))
     monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.setattr(native, "run", lambda command: b"")
-    monkeypatch.setattr(native, "build", lambda source, path: None)
+    built: list[Path] = []
+    monkeypatch.setattr(native, "build", lambda source, folder: built.append(folder))
     monkeypatch.setattr(ctypes, "CDLL", refuse)
-    with pytest.raises(UnsupportedError, match=r"cannot load .*any-.*\.so: failed to map") as refused:
+    with pytest.raises(UnsupportedError, match=r"cannot load .*any-.*: failed to map") as refused:
         native.library(tmp_path / "any.c")
     assert native.CACHE in refused.value.hint
+    assert len(built) == 2
 
 
 def test_pairs_of_backends() -> None:
