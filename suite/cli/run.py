@@ -13,7 +13,7 @@ from buzzer.suite.cli import options
 from buzzer.suite.cli.options import LIMITS, OUTPUT, option
 from buzzer.suite.cli.outcome import exit_with
 from buzzer.suite.cli.signals import ProgressDisplay
-from buzzer.suite.records import layout, record
+from buzzer.suite.records import integrity, layout, record
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import leaderboard, rerun
 from buzzer.suite.report.console import show_boards
@@ -115,7 +115,7 @@ def main(
     with ProgressDisplay() as display:
         executor = Executor(out, display, resume)
         made = list(task_runs.execute(planned, executor))
-    finish(made, executor.records, out, as_json)
+    finish(made, out, as_json)
     exit_with(made, display.ended_by)
 
 
@@ -130,11 +130,12 @@ def params_of(pairs: Sequence[str]) -> dict[str, str]:
     return params
 
 
-def finish(new: Sequence[Record], records: Sequence[Record], out: Path, as_json: bool) -> None:
-    """Print the `new` records of this call, and write the leaderboard of all `records` of the folder."""
+def finish(new: Sequence[Record], out: Path, as_json: bool) -> None:
+    """Print the `new` records of this call, and write the leaderboard of all records of the folder, also of those that other calls have
+    written meanwhile."""
     board = out / "leaderboard.md"
     try:
-        record.write_text(board, leaderboard.markdown(records))
+        record.write_text(board, leaderboard.markdown(integrity.good_in(out)))
     finally:  # also if the disk is full
         if as_json:
             for r in new:

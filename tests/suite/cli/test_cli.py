@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from buzzer.engine import device, infer
 from buzzer.models.api.context import GIVEN, Data
 from buzzer.suite import cli, registry
-from buzzer.suite.cli import check
+from buzzer.suite.cli import check, run
 from buzzer.suite.cli.outcome import exit_with
 from buzzer.suite.cli.signals import ENDING
 from buzzer.suite.records import machine, record
@@ -747,7 +747,7 @@ def test_rescore_makes_the_data_that_each_run_had(
         made.append((source, scale, seed))
         return Data(place, f"{len(made):064x}", "generated", {}, scale)
 
-    monkeypatch.setattr(cli.data, "load_entry", lambda _: SimpleNamespace(prepare=prepare))
+    monkeypatch.setattr(cli.data, "load_entry", lambda *_: SimpleNamespace(prepare=prepare))
     (place / "ground_truth.csv").write_text("utrip_id,city_id,hotel_country\n1_1,12,X\n2_1,99,Y\n")
     rows = "utrip_id,city_id_1,city_id_2,city_id_3,city_id_4\n1_1,10,11,12,13\n2_1,20,21,22,23\n"
     runs: list[dict[str, Any]] = [
@@ -767,3 +767,13 @@ def test_rescore_makes_the_data_that_each_run_had(
     assert made == [(None, 0.002, 3), (None, 0.004, 0), (None, registry.task("booking").scale, 0)]
     assert "3 of 4 records" in done.stderr
     assert "other data: official" in done.stdout and "--data" in done.stdout
+
+
+def test_the_leaderboard_has_the_runs_that_another_call_has_written_meanwhile(
+    make_record: Make, tmp_path: Path
+) -> None:
+    for engine, digit in (("pandas", "a"), ("polars", "b")):
+        record.write(make_record(engine=engine, run_id=digit * 32), tmp_path)
+    run.finish([], tmp_path, as_json=False)
+    board = (tmp_path / "leaderboard.md").read_text()
+    assert "pandas" in board and "polars" in board
