@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from buzzer.suite.records import layout, strict_json
 from buzzer.suite.records.schema import Record, wrong_fields
 
 TRIAL_BYTES = 1 << 16  # more than a record has
+NAMED = 40  # characters of a file's name in that of its temporary file, which must not be too long
 
 
 def content_hash(fields: dict[str, Any]) -> str:
@@ -41,7 +43,7 @@ def write_text(path: Path, text: str) -> None:
 
     What is not a plain file, such as /dev/stdout, a pipe or a link, is written in place: a rename would replace it.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:NAMED]}.{os.getpid()}.tmp")
     try:
         if in_place(path):
             path.write_text(text, encoding="utf-8")
@@ -84,6 +86,9 @@ def check_writable(folder: Path) -> None:
 def read(path: Path) -> Record:
     """The record in the file `path`. Raises DataError with one printable line that names the invalid fields."""
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would block
+            raise DataError(printable(f"{path}: not a regular file"), "it is a pipe or a device")
         fields = strict_json.parse(path.read_text(encoding="utf-8"))
         record = Record.model_validate(fields)
         written = content_hash(fields)
@@ -106,7 +111,8 @@ def read(path: Path) -> Record:
 def paths(sources: Iterable[Path]) -> list[Path]:
     """The record files among files and folders. The files of one folder are in the order in which the runs ended.
 
-    Folders are searched at any depth, except for hidden files and folders named `local` or `files`.
+    Folders are searched at any depth, except for hidden files and folders named `local` or `files`. A folder that cannot be read is
+    among the files, so that it is reported like a file that cannot be read.
     """
     files: list[Path] = []
     for source in sources:
@@ -118,8 +124,12 @@ def _inside(folder: Path) -> list[Path]:
     """The record files below `folder`. Their names begin with the time of the run, so that the order does not depend on the layout."""
     skipped = {layout.LOCAL, layout.FILES}
     files: list[Path] = []
-    for root, folders, names in os.walk(folder):  # passes over a folder that is removed meanwhile
+
+    def unreadable(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # else it was removed meanwhile
+            files.append(Path(error.filename))
+
+    for root, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if name not in skipped]
-        paths = [Path(root, name) for name in names if name.endswith(".json") and name[0] != "."]
-        files += [path for path in paths if path.is_file()]
+        files += [Path(root, name) for name in names if name.endswith(".json") and name[0] != "."]
     return sorted(files, key=lambda path: (path.name, path))

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from buzzer.errors import DataError
-from buzzer.suite.records import record
+from buzzer.suite.records import integrity, record
 from buzzer.suite.records.schema import Record, json_schema
 
 Make = Callable[..., Record]
@@ -185,3 +185,35 @@ def test_links_and_pipes_are_written_in_place(tmp_path: Path) -> None:
     os.close(reader)
     with pytest.raises(DataError, match="Is a directory"):
         record.write_text(tmp_path, "text")
+
+
+def test_a_folder_that_cannot_be_read_is_reported(
+    make_record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, scandir = tmp_path / "out", os.scandir
+    closed = record.write(make_record(), out).parent
+    kept = record.write(make_record(task="kept"), out)
+
+    def refusing(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    checked = integrity.examine(record.paths([out]))
+    assert [*checked.good] == [kept]
+    (line,) = checked.left_out()
+    assert line.startswith(f"left out: {closed}: ")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (path,) = record.paths([tmp_path])
+    with pytest.raises(DataError, match="not a regular file"):
+        record.read(path)
+
+
+@pytest.mark.parametrize("name", [250 * "x" + ".html", 125 * "ü" + ".md"])
+def test_a_file_may_have_the_longest_name(name: str, tmp_path: Path) -> None:
+    record.write_text(tmp_path / name, "text")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
