@@ -4,7 +4,9 @@ What a run reports is not trusted. If it is not valid in a record, the record's 
 """
 
 import math
+import signal
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,6 +32,12 @@ INTERRUPTED = "interrupted"  # key in the details of the record of a run that th
 RESUME = "`--resume` skips the runs that have a record"
 MORE_TIME = "give it more time or a smaller --scale"
 RESULT = "scores and rows are those of the Result that `predict` returns; `metric` in the task's descriptor names a score"
+CRASHED = "a library crashed: try another --engine or --backend, or another version of the library"
+STOPPED = "another program stopped it: run it again"
+SIGNALS: dict[int, str] = {
+    signal.SIGKILL: "signal 9 without a limit reached: the system itself may have run out of memory",
+    **dict.fromkeys((signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV), CRASHED),
+}
 NOT_RUN, NO_READINGS = Measured(Reason.FAILED, 1, None, None), Readings()
 
 
@@ -46,6 +54,7 @@ class Usage:
     page_cache: str | None = None  # "warm" or "as found"; None for a run without input files
     compiled_caches: str | None = None  # "cold" or "warm" before the run
     stderr_tail: Sequence[str] = ()
+    temporary_full: bool = False  # whether the folder of temporary files had no space left when the run ended
     began_s: float = 0.0  # time.perf_counter() when the harness began to prepare the run
     harness_cpu_s: float = 0.0  # CPU seconds of the harness during the run
 
@@ -214,7 +223,7 @@ def check_time(ending: Ending, budget: Budget) -> Ending:
 
 def unfinished(common: Ending, progress: RunProgress, usage: Usage, budget: Budget) -> Ending:
     """The ending of a run that failed or was stopped."""
-    outcome, message, hint = explain(progress, usage.process, budget)
+    outcome, message, hint = explain(progress, usage, budget)
     details = progress.end.details if progress.end is not None else {}
     if usage.process.reason is Reason.INTERRUPTED:
         details = {INTERRUPTED: True}
@@ -230,9 +239,9 @@ def unfinished(common: Ending, progress: RunProgress, usage: Usage, budget: Budg
     )
 
 
-def explain(progress: RunProgress, measured: Measured, budget: Budget) -> tuple[str, str, str]:
+def explain(progress: RunProgress, usage: Usage, budget: Budget) -> tuple[str, str, str]:
     """Outcome, message and hint of a run that did not finish."""
-    phase = progress.running or "start"
+    measured, phase = usage.process, progress.running or "start"
     match measured.reason:
         case Reason.MEMORY:
             message = f"over the memory limit in phase {phase}"
@@ -261,10 +270,15 @@ def explain(progress: RunProgress, measured: Measured, budget: Budget) -> tuple[
     if isinstance(progress.end, Failed):
         return progress.end.outcome, progress.end.message, progress.end.hint
     if measured.exit_code < 0:
-        hint = "signal 9 without a limit reached: the system itself may have run out of memory"
-        return "error", f"killed by signal {-measured.exit_code} in phase {phase}", hint
+        number = -measured.exit_code
+        return "error", f"killed by signal {number} in phase {phase}", SIGNALS.get(number, STOPPED)
     message = f"the process ended with exit code {measured.exit_code} in phase {phase}"
-    return "error", message, "see stderr_tail"
+    if usage.stderr_tail:
+        return "error", message, "see stderr_tail"
+    if usage.temporary_full:
+        hint = "free some space there, or set TMPDIR to another folder"
+        return "error", f"{message}: no space left in {tempfile.gettempdir()}", hint
+    return "error", message, "stderr is empty: was TMPDIR full, or does a library end the process?"
 
 
 def compared_cpu_s(measured: Measured, progress: RunProgress) -> float | None:

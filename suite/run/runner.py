@@ -282,6 +282,7 @@ def execute(
         )
         harness_cpu_s, others_cpu_s = time.process_time() - own_cpu_s, neighbours.cpu_s(process.cpu_s)
         progress, tail = events.read(), supervise.stderr_tail(folder / "stderr")
+        temporary_full = is_full(folder.parent)
     usage = Usage(
         load_before=load_before,
         process=process,
@@ -292,6 +293,7 @@ def execute(
         page_cache=("warm" if warm else "as found") if before else None,
         compiled_caches=compiled_caches,
         stderr_tail=tail,
+        temporary_full=temporary_full,
         began_s=began_s,
         harness_cpu_s=harness_cpu_s,
     )
@@ -301,6 +303,13 @@ def execute(
     run_id = run_id or uuid.uuid4().hex
     built = record_builder.build(run, data, progress, usage, run_id=run_id, fit_id=fit_id, distrust=distrust)
     return gate.judge(sittings.total(built, earlier), run.task, others)
+
+
+def is_full(folder: Path) -> bool:
+    """Whether the disk of a folder has no space left for a record."""
+    with suppress(OSError):
+        return shutil.disk_usage(folder).free < record.TRIAL_BYTES
+    return False
 
 
 def false_report(progress: RunProgress, process: Measured, out: Path) -> str:

@@ -756,9 +756,9 @@ def test_rescore_makes_the_data_that_each_run_had(
         {"scale": 0.002, "seed": 3, "data_fingerprint": f"{1:064x}"},
         {"data_source": "official", "data_fingerprint": "e" * 64},
     ]
-    for number, run in enumerate(runs):
+    for number, changes in enumerate(runs):
         fields = {"task": "booking", "metric": "accuracy@4", "scores": {"accuracy@4": 0.5}}
-        r = make_record(**({"data_source": "generated", "run_id": str(number) * 32} | fields | run))
+        r = make_record(**({"data_source": "generated", "run_id": str(number) * 32} | fields | changes))
         record.write(r, place / "out")
         kept = place / "out" / "files" / r.run_id[:8]
         kept.mkdir(parents=True, exist_ok=True)

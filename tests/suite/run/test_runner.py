@@ -1,12 +1,15 @@
 import errno
 import io
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -15,13 +18,16 @@ from rich.console import Console
 
 from buzzer.errors import UsageError
 from buzzer.models.api.context import Data
+from buzzer.suite.budget import UNLIMITED
 from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.records import record
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report.display import Quiet
-from buzzer.suite.run import fits, runner, supervise, task_runs
+from buzzer.suite.run import fits, record_builder, runner, supervise, task_runs
+from buzzer.suite.run.limits import Measured, Reason
 from buzzer.suite.run.plan import TaskSelection, fit_run, predict_runs
-from buzzer.suite.run.progress import Part
+from buzzer.suite.run.progress import Part, RunProgress
+from buzzer.suite.run.record_builder import Usage
 from buzzer.suite.run.worker import load_entry
 
 Predict = Callable[..., Record]
@@ -305,3 +311,37 @@ def test_the_overhead_is_what_the_harness_adds_to_a_run(
     own_cpu_s = time.process_time() - own_cpu_s  # part of it is used during the run
     assert 0 < r.overhead_s < outside_s + own_cpu_s + 0.01 * r.wall_s
     assert len(polls) <= (r.wall_s + outside_s + (r.score_s or 0.0)) / supervise.POLL_S
+
+
+def not_measured(exit_code: int, **changes: Any) -> Usage:
+    return Usage(0.0, Measured(Reason.SELF, exit_code, None, None), **changes)
+
+
+@pytest.mark.parametrize(
+    ("usage", "message", "hint"),
+    [
+        (not_measured(-9), "killed by signal 9 in phase write", "run out of memory"),
+        (not_measured(-4), "killed by signal 4 in phase write", "a library crashed"),
+        (not_measured(-7), "killed by signal 7 in phase write", "a library crashed"),
+        (not_measured(-11), "killed by signal 11 in phase write", "a library crashed"),
+        (not_measured(-15), "killed by signal 15 in phase write", "another program stopped it"),
+        (not_measured(1, stderr_tail=["x"]), "exit code 1 in phase write", "see stderr_tail"),
+        (
+            not_measured(1, temporary_full=True),
+            f"no space left in {tempfile.gettempdir()}",
+            "set TMPDIR to another folder",
+        ),
+        (not_measured(1), "exit code 1 in phase write", "stderr is empty"),
+    ],
+)
+def test_the_end_of_a_process_is_explained(usage: Usage, message: str, hint: str) -> None:
+    progress = RunProgress()
+    progress.running = "write"
+    outcome, said, advice = record_builder.explain(progress, usage, UNLIMITED)
+    assert outcome == "error" and message in said and hint in advice
+
+
+def test_a_full_disk_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not runner.is_full(tmp_path) and not runner.is_full(tmp_path / "missing")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    assert runner.is_full(tmp_path)
