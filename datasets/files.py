@@ -1,5 +1,6 @@
 """Files of all data sets: atomic writes, fingerprints, and checks of CSV files line by line."""
 
+import errno
 import hashlib
 import io
 import os
@@ -78,7 +79,7 @@ class Files:
 def new_folder(out: Path) -> Iterator[Path]:
     """A temporary folder that is renamed to `out` when the block succeeds and removed when it fails.
 
-    Raises DataError if the files cannot be written.
+    Raises DataError if the files cannot be written, or if another process has written `out` in the meantime.
     """
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
@@ -86,6 +87,8 @@ def new_folder(out: Path) -> Iterator[Path]:
         yield partial
         partial.rename(out)
     except WRITE_ERRORS as error:
+        if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST):
+            raise DataError(f"{out} exists", "another process has written it") from error
         raise cannot_write(out, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

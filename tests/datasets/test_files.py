@@ -15,7 +15,16 @@ import pytest
 
 from buzzer.datasets import booking, clinc150, online_shoppers, open_bandit, recsys2021, sigir_ecom
 from buzzer.datasets.contract import silent
-from buzzer.datasets.files import PATTERNS, GeneratorFacts, csv_blocks, find, generator_facts, opened, origin
+from buzzer.datasets.files import (
+    PATTERNS,
+    GeneratorFacts,
+    csv_blocks,
+    find,
+    generator_facts,
+    new_folder,
+    opened,
+    origin,
+)
 from buzzer.engine import frames
 from buzzer.errors import DataError
 
@@ -180,3 +189,13 @@ def test_a_full_disk_is_reported_and_leaves_no_files(tmp_path: Path, dataset: Mo
             make()
         assert len(error.value.message) < 100 + len(str(tmp_path))
         assert [path.name for path in tmp_path.iterdir()] == ["good"]
+
+
+def test_the_slower_of_two_processes_says_that_the_folder_exists(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(DataError) as refused, new_folder(out) as partial:
+        (partial / "mine").touch()
+        out.mkdir()
+        (out / "file").touch()
+    assert (refused.value.message, refused.value.hint) == (f"{out} exists", "another process has written it")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
