@@ -12,11 +12,25 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from buzzer.datasets.checked import Check, given_or_generated
 from buzzer.datasets.contract import Progress
-from buzzer.datasets.files import Files
+from buzzer.datasets.files import Files, find
 from buzzer.errors import UsageError, unknown_name
 from buzzer.models.api.context import GIVEN, Data, RunContext, Steps
 
 INSTALLED = "BUZZER_DATA"  # environment variable: folder of real data sets
+
+
+def installed(place: Path) -> Path | None:
+    """The file `place` of $BUZZER_DATA, plain or with .gz; None if there is none, or if the variable is not set.
+
+    Raises UsageError if $BUZZER_DATA is not a folder, and DataError if the file is a folder, a pipe, a device or a broken link.
+    """
+    if not (root := os.environ.get(INSTALLED)):
+        return None
+    if not Path(root).is_dir():
+        raise UsageError(
+            f"{INSTALLED}={root}: no such folder", "set it to the folder of real data sets, or unset it"
+        )
+    return find(Path(root, place).parent, [place.name])
 
 
 class TaskParams(BaseModel):
@@ -88,7 +102,8 @@ class DataSource:
     ) -> Files:
         """The checked files of the folder `source`, else the installed files, else files generated in `cache` now or earlier.
 
-        train_scale: as in `DataSet.generate`. Raises DataError for files that are missing, incomplete or invalid.
+        train_scale: as in `DataSet.generate`. Raises DataError for files that are missing, incomplete or invalid, and UsageError if
+        $BUZZER_DATA is not a folder.
         """
         sample = "" if train_scale is None else f"-train{train_scale:g}"
         folder = cache / f"{self.name}-scale{scale:g}{sample}-seed{seed}"
@@ -97,15 +112,15 @@ class DataSource:
             generate = partial(generate, train_scale=train_scale)
         given = source or self._installed()
         files = given_or_generated(given, folder, generate, self.check, cache, progress)
+        if given is None and self.installed is not None and os.environ.get(INSTALLED):
+            return replace(files, notes=(*files.notes, f"{INSTALLED} has no {self.installed}"))
         if source is None or files.source == "official":
             return files
         return replace(files, notes=(*files.notes, GIVEN))
 
     def _installed(self) -> Path | None:
-        if self.installed is None or INSTALLED not in os.environ:
-            return None
-        file = Path(os.environ[INSTALLED]) / self.installed
-        return file.parent if file.is_file() else None
+        file = None if self.installed is None else installed(self.installed)
+        return None if file is None else file.parent
 
 
 class DatasetTask(ABC, Generic[P]):

@@ -1,7 +1,6 @@
 """Encoders for `buzzer bench`: named shapes of BERT with random weights, real MiniLM weights, or a Hugging Face folder of a known family."""
 
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
 from buzzer.models import inputs_file
 from buzzer.models.api.bench import QUESTIONS, Batch, BenchModel, BenchSpec, Run, outputs_of, stamp
 from buzzer.models.bert import weights
+from buzzer.models.dataset_task import installed
 from buzzer.models.inputs_file import Wanted
 
 if TYPE_CHECKING:
@@ -205,11 +205,10 @@ def tokens_folder(spec: BenchSpec) -> Path:
 
 
 def real_sentences() -> Path | None:
-    """CLINC150's file in $BUZZER_DATA, or None."""
+    """CLINC150's file in $BUZZER_DATA, or None. Raises as `installed` does."""
     from buzzer.datasets.clinc150.reader import FILE
 
-    file = Path(os.environ.get("BUZZER_DATA", "")) / "text" / "clinc150" / FILE
-    return file if "BUZZER_DATA" in os.environ and file.is_file() else None
+    return installed(Path("text", "clinc150", FILE))
 
 
 def lines_of(seed: int) -> tuple[list[str], str]:

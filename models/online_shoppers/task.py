@@ -79,7 +79,8 @@ class Shoppers(DatasetTask[Params]):
         tables = {name: e.collect(e.categorify_fit([(t, name)])) for name in CODED}
         t = e.collect(base(e, t, tables))
         truth = e.to_numpy(t, ["bought", "row"])
-        bought, prior = truth["bought"], float(truth["bought"].mean())
+        bought = truth["bought"]
+        prior = float(bought.mean()) if len(bought) else 0.0
         rates = {name: e.collect(e.group_sums(t, [f"{name}_code"], ["bought"])) for name in ENCODED}
         encoded = e.keep(encode_own(e, t, prior))
         yield "transfer"

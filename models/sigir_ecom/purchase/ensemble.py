@@ -15,6 +15,7 @@ import numpy as np
 from buzzer.engine import infer
 from buzzer.engine.frames.base import Array, on_host
 from buzzer.engine.infer import Session
+from buzzer.errors import DataError
 from buzzer.models.api import progress
 from buzzer.models.sigir_ecom.purchase import blending
 from buzzer.models.sigir_ecom.purchase.blending import Rows
@@ -51,10 +52,11 @@ def fit(
 ) -> Generator[str, None, Fitted]:
     """Train and save both models, and weigh them on the held-out rows. Yields its phases.
 
-    x: the numbers of `rows`, on the device; score_weights: of the held-out rows.
+    x: the numbers of `rows`, on the device; score_weights: of the held-out rows. Raises DataError for too few sessions.
     """
     import torch
 
+    check_enough(context, rows)
     with progress.part(0.0, OF_TREES):
         probabilities = {blending.TREES: fit_trees(context, x, rows)}
     yield "fit"
@@ -69,6 +71,16 @@ def fit(
     )
     (context.work / BLEND).write_text(json.dumps(weights))
     return Fitted(blended(probabilities, weights), weights, history)
+
+
+def check_enough(context: Context, rows: Rows) -> None:
+    """Raises DataError if no row is held out, or if not both labels are among the other rows."""
+    learned = rows.y[~rows.held]
+    if not rows.held.any() or not 0 < learned.sum() < len(learned):
+        raise DataError(
+            f"{context.data}: too few sessions: some are held out, and the others must have both labels",
+            "use more sessions, or a larger --scale",
+        )
 
 
 def fit_trees(context: Context, x: Any, rows: Rows) -> Array:

@@ -1,6 +1,7 @@
 """The two tasks on real data, here on stand-ins: online shoppers (generated), Complete Journey (made-up transactions)."""
 
 import datetime
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from buzzer.datasets import online_shoppers
 from buzzer.datasets.complete_journey import mapping
 from buzzer.datasets.contract import silent
 from buzzer.engine import frames
-from buzzer.errors import UsageError
+from buzzer.errors import DataError, UsageError
+from buzzer.models.bert import bench as bert_bench
 from buzzer.models.complete_journey import task as complete_journey
 from buzzer.models.online_shoppers import task as shoppers
 from buzzer.suite import registry
@@ -92,3 +95,74 @@ def test_online_shoppers_beat_guessing(
     for result in results:
         assert result.scores == pytest.approx(results[0].scores, abs=0.003)
     assert min(results[0].scores[f"AUC{name}"] for name in ("", "_xgboost", "_dlrm")) > 0.65
+
+
+@pytest.mark.parametrize("sessions", [1, 2, 6])
+@pytest.mark.parametrize("engine", ["pandas", "polars"])
+def test_too_few_sessions_are_refused(
+    sessions: int, engine: str, tmp_path: Path, make_context: Any, run: Any
+) -> None:
+    online_shoppers.generate(tmp_path / "generated", 0.01, 0, silent)
+    lines = (tmp_path / "generated" / shoppers.FILE).read_text().splitlines(keepends=True)
+    (tmp_path / shoppers.FILE).write_text("".join(lines[: sessions + 1]))
+    data = shoppers.TASK.prepare(tmp_path, tmp_path / "cache", 1.0, 0, silent)
+    context = make_context(
+        "sigir-ecom-task2", data, tmp_path, tmp_path, engine, "torch_eager", **settings_of("online-shoppers")
+    )
+    with pytest.raises(DataError, match="too few sessions"):
+        run(shoppers.TASK.fit(context))
+
+
+def installed_file(root: Path, thing: str) -> None:
+    """One of several things in the place of the file of online-shoppers below $BUZZER_DATA."""
+    folder = root / "online_shoppers"
+    online_shoppers.generate(folder, 0.01, 0, silent)
+    (folder / "generator.json").unlink()
+    file = folder / shoppers.FILE
+    if thing == "gzip":
+        (folder / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    if thing != "plain":
+        file.unlink()
+    if thing == "broken link":
+        file.symlink_to(root / "gone")
+    if thing == "folder":
+        file.mkdir()
+
+
+@pytest.mark.parametrize("thing", ["plain", "gzip"])
+def test_real_sessions_are_found_in_their_place(
+    thing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed_file(tmp_path, thing)
+    monkeypatch.setenv("BUZZER_DATA", str(tmp_path))
+    data = shoppers.TASK.prepare(None, tmp_path / "cache", 0.1, 0, silent)
+    assert data.folder == tmp_path / "online_shoppers" and shoppers.STAND_IN not in data.notes
+
+
+@pytest.mark.parametrize("thing", ["broken link", "folder"])
+def test_another_thing_in_the_place_of_real_sessions_is_refused(
+    thing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed_file(tmp_path, thing)
+    monkeypatch.setenv("BUZZER_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=shoppers.FILE):
+        shoppers.TASK.prepare(None, tmp_path / "cache", 0.1, 0, silent)
+
+
+def test_a_place_of_real_data_that_does_not_exist_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUZZER_DATA", str(tmp_path / "typo"))
+    with pytest.raises(UsageError, match=r"BUZZER_DATA=.*typo: no such folder"):
+        shoppers.TASK.prepare(None, tmp_path / "cache", 0.1, 0, silent)
+    with pytest.raises(UsageError, match=r"BUZZER_DATA=.*typo: no such folder"):
+        bert_bench.real_sentences()
+
+
+def test_a_note_says_that_only_these_real_data_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUZZER_DATA", str(tmp_path))
+    data = shoppers.TASK.prepare(None, tmp_path / "cache", 0.1, 0, silent)
+    missing = f"BUZZER_DATA has no online_shoppers/{shoppers.FILE}"
+    assert data.notes == (missing, shoppers.STAND_IN)
