@@ -272,5 +272,5 @@ def test_a_leaderboard_that_cannot_be_written_hides_no_result(
 ) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(DataError, match="cannot write"):
-        run_verb.finish([make_record()], [make_record()], tmp_path / "out", as_json=True)
+        run_verb.finish([make_record()], tmp_path / "out", as_json=True)
     assert json.loads(capsys.readouterr().out)["run_id"] == make_record().run_id
