@@ -7,6 +7,7 @@ the scores: trees_kfold, pooled, second_loo, ...
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from buzzer.datasets.recsys2021.schema import LABELS
 from buzzer.errors import UsageError, unknown_name
@@ -266,6 +267,7 @@ class FeatureSet:
     counted_reversed: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # `reversed` of `counted`
     decoded: bool = False  # whether columns of the decoded text are computed
     vocabulary: str = ""  # file of the vocabulary that decodes it; "" = a generated one
+    pieces: Path | None = None  # file of `vocabulary.save` that is read in its place
     # Model -> its columns, for models that do not read all of them; for trees_split without sums and counts.
     reads: Mapping[str, Sequence[str]] = field(default_factory=dict)
 

@@ -143,7 +143,7 @@ def decoded_text(e: Engine, t: Frame, columns: FeatureSet) -> tuple[Frame, list[
         t, TEXTS, LIST, size="tokens_n", counts={symbol: out for out, symbol in SYMBOLS.items()}
     )
     wanted = TextFeatures(
-        vocabulary.pieces(columns.vocabulary),
+        vocabulary.saved(columns.pieces) if columns.pieces else vocabulary.pieces(columns.vocabulary),
         sums={name: name for name in DECODED},
         before={(name, COLON): out for name, out in HEAD.items()},
         words={0: "first_word", 1: "second_word"},

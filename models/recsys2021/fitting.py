@@ -24,7 +24,7 @@ from buzzer.models.recsys2021.params import Context, second_name
 from buzzer.models.weights import RANDOM
 
 THIRD_WEEK = FIRST_SECOND + 14 * DAY
-MEANS, WEIGHTS = "means.json", "weights.npy"
+MEANS, WEIGHTS, VOCABULARY = "means.json", "weights.npy", "vocabulary.npy"
 Keep = Callable[[Columns], Expr]  # a condition for `Engine.filter`
 Details = Generator[str, None, dict[str, Any]]  # yields phases, returns details for the record
 NetworkInputs = tuple[Mapping[str, Array], Array]  # inputs by name, and labels [rows, targets]

@@ -1,7 +1,7 @@
 """Prediction, one piece of rows at a time. One process predicts all pieces, or each worker predicts its share of them."""
 
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
@@ -171,7 +171,7 @@ class Predictor:
         self.context, self.e = context, frames.load(context.engine)
         self.joined_rows = sizes.joined_rows(context) if joined_rows is None else joined_rows
         self.models = ensemble.select_models(context.params)
-        self.columns = feature_set(context.params)
+        self.columns = replace(feature_set(context.params), pieces=context.work / fitting.VOCABULARY)
         self.codes = load(self.e, context.work, "code")
         self.means = fitting.means(context.work)
         self.weights = np.load(context.work / fitting.WEIGHTS) if self.models.blended else None

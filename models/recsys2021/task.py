@@ -9,6 +9,7 @@
 - second-<name>.parquet: sums of the validation half's labels by `FeatureSet.week`;
 - user-code.parquet: codes of frequent users, if there are networks;
 - means.json: label means of the training weeks, `train`, and of the validation half, `validation`;
+- vocabulary.npy: what each word piece adds to a decoded text, if the features have such texts (`vocabulary.save`);
 - weights.npy: weights of the first stage's log odds, if it has several models (`ensemble.weigh`);
 - trees-<model>-<engagement>.ubj: boosted trees of the first stage; trees-second-<model>-<engagement>.ubj: of the second stage. Further
   bags of a model end in -bag<number>, also those of networks;
@@ -138,6 +139,7 @@ class RecSys2021(DatasetTask[Params]):
         columns = feature_set(context.params)
         if columns.decoded:
             details["vocabulary"] = vocabulary.describe(columns.vocabulary)
+            vocabulary.save(context.work / fitting.VOCABULARY, columns.vocabulary)
         details |= (
             {"columns": len(columns.names())}
             | sizes.details(context)

@@ -106,3 +106,17 @@ def pieces(path: str) -> Pieces:
         np.array([piece.startswith(CONTINUATION) for piece in all_pieces]),
         {name: np.array(values, dtype=np.uint8) for name, values in amounts.items()},
     )
+
+
+def save(file: Path, path: str) -> None:
+    """Write the pieces of a vocabulary as uint8 [1 + amounts, pieces], so that a prediction does not count their characters again."""
+    counted = pieces(path)
+    np.save(
+        file, np.stack([counted.continues.astype(np.uint8), *(counted.amounts[name] for name in AMOUNTS)])
+    )
+
+
+def saved(file: Path) -> Pieces:
+    """The pieces that `save` wrote."""
+    continues, *amounts = np.load(file)
+    return Pieces(continues.astype(bool), dict(zip(AMOUNTS, amounts, strict=True)))

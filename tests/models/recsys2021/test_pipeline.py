@@ -245,6 +245,10 @@ def test_the_vocabulary_comes_from_a_file_or_is_generated(tmp_path: Path) -> Non
     assert own.continues[-1] and own.amounts["characters"][-1] == 3 and own.amounts["words"][-1] == 0
     assert own.amounts["capital_letters"][-1] == 1 and own.amounts["capital_words"][-1] == 0
     assert "generated" in vocabulary.describe("")
+    vocabulary.save(tmp_path / "saved.npy", str(tmp_path / "good.txt"))
+    kept = vocabulary.saved(tmp_path / "saved.npy")
+    assert kept.continues.dtype == bool and kept.continues.tolist() == own.continues.tolist()
+    assert {n: x.tolist() for n, x in kept.amounts.items()} == {n: x.tolist() for n, x in own.amounts.items()}
     (tmp_path / "short.txt").write_text("a\nb\n")
     (tmp_path / "other.txt").write_text("\n".join(["[PAD]", *generated[2:], "x"]) + "\n")
     (tmp_path / "bytes.txt").write_bytes(b"\xff" * 100)
