@@ -171,18 +171,23 @@ def wall(r: Record) -> float | None:
 
 
 def noise(
-    records: Iterable[Record], like: Record, rounds: int, figure: Callable[[Record], float | None] = wall
+    records: Iterable[Record],
+    like: Record,
+    rounds: int,
+    figure: Callable[[Record], float | None] = wall,
+    *,
+    of_machine: bool = False,
 ) -> Noise | None:
     """The noise of a figure over `rounds` rounds on the machine of `like`; None with fewer than two A/A pairs.
 
-    The A/A pairs are those of the same task and scale if there are two, else all pairs of the machine. The band is the
-    95 % interval of the mean log ratio of that many A/A rounds.
+    The A/A pairs are those of the same task and scale if there are two, else, or with `of_machine`, all pairs of the machine. The band is
+    the 95 % interval of the mean log ratio of that many A/A rounds.
     """
     facts = comparable.noise(like)
     here = [r for r in records if r.outcome == "ok" and comparable.noise(r) == facts]
     pairs = [(a, b) for a, b in aa_pairs(here) if figure(a) and figure(b)]
     same = [(a, b) for a, b in pairs if (b.task, b.scale) == (like.task, like.scale)]
-    used = same if len(same) >= 2 else pairs
+    used = pairs if of_machine or len(same) < 2 else same
     if len(used) < 2:
         return None
     logs = [math.log((figure(b) or 1.0) / (figure(a) or 1.0)) for a, b in used]

@@ -76,7 +76,9 @@ def machines(records: Sequence[Record]) -> list[MachineNoise]:
             alike[comparable.noise(r)] = r
     lines = []
     for facts, alike in sorted(of_machine.items()):
-        levels = [level for r in alike.values() if (level := comparison.noise(records, r, 1))]
+        levels = [
+            level for r in alike.values() if (level := comparison.noise(records, r, 1, of_machine=True))
+        ]
         texts = [f"single A/A runs differ by up to {x.per_cent:.1f} % ({x.pairs} pairs)" for x in levels]
         lines.append(MachineNoise(facts, "; ".join(texts) or "no A/A pairs on record"))
     return lines
