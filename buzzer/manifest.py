@@ -2,10 +2,14 @@
 
 import functools
 import hashlib
-from collections.abc import Collection, Mapping
+import os
+import tempfile
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from buzzer import caches
 
 NAME = ".manifest.json"
 CTIME = 2  # place in the state of a file
@@ -38,6 +42,29 @@ def seal(folder: Path, without: Collection[str] = ()) -> None:
         if name not in without
     }
     (folder / NAME).write_text(Manifest(files=files).model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def save(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` create and fill a folder, completely or not at all, and add a manifest. If another process or thread has made the folder
+    first, its folder stays. Raises OSError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        aside = Path(temporary) / folder.name
+        write(aside)
+        seal(aside)
+        try:
+            aside.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder exists and is undamaged. A damaged folder is removed with a notice."""
+    found = problem(folder)
+    if found and os.path.lexists(folder):
+        caches.discard(folder, found)
+    return not found
 
 
 def problem(folder: Path) -> str:

@@ -3,13 +3,12 @@
 The harness keeps the folder of a run that was interrupted (`RunContext.partial`), so that the run goes on from its last whole piece.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from buzzer import caches, manifest
+from buzzer import manifest
 
 UNFINISHED = ".new"
 
@@ -36,12 +35,12 @@ class KeptPieces:
 
     def _is_whole(self, name: str) -> bool:
         folder, new = self.path(name), self._new(name)
-        if (problem := manifest.problem(folder)) and os.path.lexists(folder):
-            caches.discard(folder, problem)
-        if problem and not manifest.problem(new):  # the process was killed while it replaced the piece
-            new.rename(folder)
+        if manifest.is_whole(folder):
             return True
-        return not problem
+        if manifest.problem(new):
+            return False
+        new.rename(folder)  # the process was killed while it replaced the piece
+        return True
 
     def _new(self, name: str) -> Path:
         return self.root / f"{name}{UNFINISHED}"

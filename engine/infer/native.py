@@ -5,7 +5,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -53,31 +52,23 @@ def library(source: Path) -> ctypes.CDLL:
 
 def loaded(source: Path, folder: Path) -> ctypes.CDLL:
     """The library of a C file in its folder, built there unless the folder is undamaged. Raises OSError if it cannot be loaded."""
-    if problem := manifest.problem(folder):
-        if os.path.lexists(folder):
-            caches.discard(folder, problem)
+    if not manifest.is_whole(folder):
         build(source, folder)
     return ctypes.CDLL(str(folder / LIBRARY))
 
 
 def build(source: Path, folder: Path) -> None:
-    """Compile a C file to LIBRARY in a new folder, with its manifest. A process that is interrupted leaves no incomplete folder. If another
-    process has made the folder first, its folder stays.
+    """Compile a C file to LIBRARY in a new folder, with its manifest (`manifest.save`).
 
     Raises UnsupportedError if the compiler fails, or if the folder cannot be written.
     """
+
+    def write(aside: Path) -> None:
+        aside.mkdir()
+        run([compiler(), *FLAGS, "-o", str(aside / LIBRARY), str(source), "-lm"])
+
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-            aside = Path(temporary) / folder.name
-            aside.mkdir()
-            run([compiler(), *FLAGS, "-o", str(aside / LIBRARY), str(source), "-lm"])
-            manifest.seal(aside)
-            try:
-                aside.rename(folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
+        manifest.save(folder, write)
     except OSError as error:
         raise UnsupportedError(
             f"cannot write {folder.parent}: {error.strerror}", f"set {CACHE} to a folder that can be written"

@@ -410,10 +410,8 @@ def make(plan: Plan) -> Generator[None, None, Path]:
     """
     text = dumps([VERSION, generator.VERSION, asdict(plan)])
     out = caches.folder() / "drawn" / sha256(text.encode()).hexdigest()[:16]
-    if not (problem := manifest.problem(out)):
+    if manifest.is_whole(out):
         return out
-    if os.path.lexists(out):
-        caches.discard(out, problem)
     with unfinished_folder(out, text, silent) as folder:
         costs, began_s = list[Cost](), time.perf_counter()
         for cost in steps(folder, plan):

@@ -5,9 +5,7 @@ The key contains everything that they depend on: the model's parameters and file
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from buzzer import caches, manifest
+from buzzer import manifest
 from buzzer.engine.infer import Array, cost
 from buzzer.engine.infer.cost import Cost
 from buzzer.errors import DataError
@@ -77,31 +75,6 @@ def fingerprint(model: BenchModel) -> str:
     return sha.hexdigest()
 
 
-def save(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder, completely or not at all, and add a manifest. If another process has made the folder first, its folder stays."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        write(aside)
-        manifest.seal(aside)
-        try:
-            aside.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def is_saved(folder: Path) -> bool:
-    """Whether a folder exists and is undamaged. A damaged folder is removed."""
-    problem = manifest.problem(folder)
-    if problem and os.path.lexists(folder):
-        caches.discard(folder, problem)
-    return not problem
-
-
 def write_answers(answers: Answers, folder: Path) -> None:
     """Save the reference outputs under a cache folder."""
 
@@ -112,13 +85,13 @@ def write_answers(answers: Answers, folder: Path) -> None:
         facts = asdict(replace(answers, expected=[])) | {"expected": len(answers.expected)}
         (aside / FACTS).write_text(json.dumps(facts))
 
-    save(folder / "answers", write)
+    manifest.save(folder / "answers", write)
 
 
 def read_answers(folder: Path) -> Answers | None:
     """The reference outputs in a cache folder; None if they do not exist or are damaged."""
     answers = folder / "answers"
-    if not is_saved(answers):
+    if not manifest.is_whole(answers):
         return None
     facts = json.loads((answers / FACTS).read_text())
     facts["expected"] = [dict(np.load(answers / f"{i}.npz")) for i in range(facts["expected"])]

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from buzzer import manifest
 from buzzer.engine import infer
 from buzzer.engine.infer import Session, roofline
 from buzzer.engine.infer.roofline import Roof
@@ -219,11 +220,11 @@ def quantised(model: BenchModel, context: RunContext, cached: Path) -> Any:
     from buzzer.engine import quant
 
     folder = cached / f"quantised-{context.precision}-{answers_cache.digest(stamp(sources(quant)))}"
-    if answers_cache.is_saved(folder):
+    if manifest.is_whole(folder):
         return quant.load(folder, model.model)
     module = quant.quantise(model.model, model.calibration, precision=context.precision)
     if context.device == "cpu":
-        answers_cache.save(folder, lambda aside: quant.save(module, aside))
+        manifest.save(folder, lambda aside: quant.save(module, aside))
     return module
 
 

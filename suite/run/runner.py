@@ -57,11 +57,8 @@ def fit(run: Run, data: Data, cache: Path, on_progress: PhaseCallback) -> Record
         wanted = (exclusive(cache, on_progress), lock(sibling(folder, "lock"), on_progress))
         if not all(acquire(held, each) for each in wanted):
             return stopped_waiting(run, data, fit_id)
-        problem = manifest.problem(folder)  # another process may have made it in the meantime
-        if not problem:
+        if manifest.is_whole(folder):  # another process may have made it in the meantime
             return None
-        if os.path.lexists(folder):
-            caches.discard(folder, problem)
         partial = sibling(folder, "partial")
         make_folder(partial)
         trained = execute(run, data, partial, partial, (), on_progress, fit_id=fit_id)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from buzzer import manifest
 from buzzer.engine import quant
 from buzzer.engine.infer.cost import Cost
 from buzzer.engine.infer.roofline import Roof
@@ -207,7 +208,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise OSError("no space")
 
     with pytest.raises(OSError, match="no space"):
-        answers_cache.save(tmp_path / "folder", write)
+        manifest.save(tmp_path / "folder", write)
     assert not list(tmp_path.iterdir())
 
 

@@ -264,8 +264,8 @@ MUTANTS = {
     ),
     "a damaged piece is used": Mutant(
         "models/kept_pieces.py",
-        "(problem := manifest.problem(folder))",
-        "(problem := '' if folder.is_dir() else 'missing')",
+        "manifest.is_whole(folder)",
+        "folder.is_dir()",
         f"{SITTINGS}::test_a_damaged_piece_is_made_again",
     ),
     "a compiler that is switched off": Mutant(
