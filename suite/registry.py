@@ -78,9 +78,9 @@ class TaskConfig(BaseModel):
 
     def truths(self, folder: Path) -> list[Path]:
         """The files or folders of the data in `folder` that `truth` names, sorted; none without `truth`."""
-        if self.truth in ("", "."):
-            return [folder] if self.truth else []
-        return sorted(folder.glob(self.truth))
+        if not self.truth:
+            return []
+        return [folder] if self.truth == "." else sorted(folder.glob(self.truth))
 
     @property
     def config_hash(self) -> str:

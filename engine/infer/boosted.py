@@ -185,13 +185,11 @@ def check_nodes(nodes: Nodes, sizes: Array) -> None:
     roots, ends = (np.repeat(bounds, sizes)[inner] for bounds in (nodes.roots, nodes.roots + sizes))
     sides = [nodes.left[inner], nodes.right[inner]]
     feature = nodes.feature[inner]
+    # The children are in the same tree, and not its root; and no node has two parents, so there are no cycles.
     valid = (
         (sizes > 0).all()
-        and all(
-            (side > roots).all() and (side < ends).all() for side in sides
-        )  # in the same tree, and not its root
-        and np.bincount(np.concatenate(sides)).max(initial=0)
-        <= 1  # no node has two parents, so there are no cycles
+        and all((side > roots).all() and (side < ends).all() for side in sides)
+        and np.bincount(np.concatenate(sides)).max(initial=0) <= 1
         and ((feature >= 0) & (feature < nodes.width)).all()
         and np.isfinite(nodes.value).all()
     )

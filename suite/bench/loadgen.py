@@ -329,10 +329,8 @@ def shown_figure(verdict: Mapping[str, Any] | None, scenario: str) -> str:
 
 def verdict_text(verdict: Mapping[str, Any], scenario: str) -> str:
     """LoadGen's verdict with its figure, from a record: `LoadGen VALID, 1234.5 samples/s`."""
-    figure = shown_figure(verdict, scenario) or "no figure"
-    return (
-        f"LoadGen {verdict.get('result')}, {f'{HEADLINE[scenario]} ' if scenario == LATENCY else ''}{figure}"
-    )
+    name = f"{HEADLINE[scenario]} " if scenario == LATENCY else ""  # a rate is named by its unit
+    return f"LoadGen {verdict.get('result')}, {name}{shown_figure(verdict, scenario) or 'no figure'}"
 
 
 def headline(verdict: Mapping[str, Any] | None, scenario: str) -> float | None:

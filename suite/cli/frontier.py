@@ -71,8 +71,8 @@ def publish(result: Frontier, out: Path, as_json: bool) -> None:
     runs = [r for r in result.records if r.job == "predict"]
     reference = registry.task(runs[0].task).reference.backend
     drawn = frontier.frontier(result.points, runs, result.layers, reference)
-    record.write_text(out / "frontier.csv", drawn.to_csv())
-    record.write_text(out / "frontier.svg", drawn.svg(runs))
+    for path, text in drawn.files(out / "frontier.svg", runs).items():
+        record.write_text(path, text)
     if as_json:
         print(drawn.to_json())
         return

@@ -118,9 +118,8 @@ class Open(BaseModel):
 class Sizes(Open):
     """The parameters of a bench record that tables use."""
 
-    model_config = ConfigDict(
-        protected_namespaces=()
-    )  # before 2.10, Pydantic warned of names that begin with `model_`
+    # Before 2.10, Pydantic warned of names that begin with `model_`.
+    model_config = ConfigDict(protected_namespaces=())
     batch: int = Field(ge=1, lt=1 << 53)
     seq: Count
     lengths: Literal["fixed", "real"]

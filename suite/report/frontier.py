@@ -89,9 +89,10 @@ class FrontierReport:
         )
         return text.getvalue()
 
-    def svg(self, records: Iterable[Record]) -> str:
-        """The fastest points as an image. records: the runs that they are of."""
-        return charts.svg(chart(fastest(self.points), records, self.title))
+    def files(self, image: Path, records: Iterable[Record]) -> dict[Path, str]:
+        """The fastest points as an SVG image, and all points in `<stem>.csv` beside it. records: the runs that they are of."""
+        drawn = charts.svg(chart(fastest(self.points), records, self.title))
+        return {image: drawn, image.with_suffix(".csv"): self.to_csv()}
 
     def table(self) -> Table:
         """The points as a table."""
@@ -138,7 +139,7 @@ def fastest(ordered: Sequence[Point]) -> list[Point]:
 
 
 def files(image: Path, records: Iterable[Record]) -> dict[Path, str]:
-    """The chart of the newest of the `models` as an SVG image, and its data in `<stem>.csv` beside it. Raises UsageError without one."""
+    """The `files` of the newest of the `models`. Raises UsageError without one."""
     found = models(records)
     if not found:
         raise UsageError(
@@ -147,8 +148,7 @@ def files(image: Path, records: Iterable[Record]) -> dict[Path, str]:
     group, ordered = max(found, key=lambda model: max(r.created for r in model[0]))
     runs = [r for r in group if r.job == "predict"]
     full = max(p.layers for p in ordered)
-    drawn = frontier(ordered, runs, full, registry.task(runs[0].task).reference.backend)
-    return {image: drawn.svg(runs), image.with_suffix(".csv"): drawn.to_csv()}
+    return frontier(ordered, runs, full, registry.task(runs[0].task).reference.backend).files(image, runs)
 
 
 def points(records: Iterable[Record], full: int) -> list[Point]:

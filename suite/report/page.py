@@ -36,7 +36,7 @@ from buzzer.suite.report import (
 from buzzer.suite.report.budget_bars import Panel
 from buzzer.suite.report.charts import Chart
 from buzzer.suite.report.headline import Headline
-from buzzer.suite.report.page_first import Answer, Dumbbells, HeatMap, Races
+from buzzer.suite.report.page_first import Answer, Dumbbells, HeatMap, Places, Races
 from buzzer.suite.report.page_runs import Board, Entry
 from buzzer.suite.report.table import Column, Row, Table, table
 
@@ -156,6 +156,7 @@ class Content:
     version: str
     answer: Answer
     panels: list[Panel]
+    places: Places
     races: Races
     heat_map: HeatMap
     dumbbells: Dumbbells
@@ -185,6 +186,7 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> Content:
         version=__version__,
         answer=page_first.answer(found, records),
         panels=budget_bars.panels(records),
+        places=page_first.Places(found),
         races=page_first.races(found, records),
         heat_map=page_first.heat_map(found),
         dumbbells=page_first.dumbbells(records),

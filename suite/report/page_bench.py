@@ -138,8 +138,8 @@ def _roofline(rows: Sequence[BenchGroup]) -> Chart:
 
 
 def reached_by(rows: Iterable[BenchGroup]) -> list[tuple[BenchGroup, float, float]]:
-    """The runs that were timed, each with `reached`."""
-    return [(row, *reached(row)) for row in rows if row.samples("warm_run")]
+    """The runs, each with `reached`."""
+    return [(row, *reached(row)) for row in rows]
 
 
 def reached(row: BenchGroup) -> tuple[float, float]:

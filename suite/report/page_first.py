@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from buzzer.suite import registry
 from buzzer.suite.analysis import comparison, statistics
@@ -35,6 +36,30 @@ def answer(found: Sequence[TaskSummary], records: Sequence[Record]) -> Answer:
     return Answer(summary.findings(found), summary.ranking(found), summary.gpu_status(records))
 
 
+@dataclass(frozen=True)
+class Places:
+    """The machines of the tasks: a caption names that of most tasks, and a line names another one."""
+
+    found: Sequence[TaskSummary]
+
+    @cached_property
+    def usual(self) -> str:
+        """The machine of most tasks; empty without tasks."""
+        machines = Counter(machine.describe(s.first.machine) for s in self.found)
+        return max(machines, key=lambda name: machines[name], default="")
+
+    def elsewhere(self, s: TaskSummary) -> str:
+        """A task's machine, if it is not the usual one."""
+        own = machine.describe(s.first.machine)
+        return "" if own == self.usual else own
+
+    @property
+    def where(self) -> str:
+        """A sentence that names the usual machine."""
+        others = any(map(self.elsewhere, self.found))
+        return f"Measured on {self.usual}{', unless a line names another machine' if others else ''}."
+
+
 # ---- A: each task against its budget -----------------------------------------------------------------------------
 
 
@@ -44,7 +69,6 @@ class Race:
 
     summary: TaskSummary
     projected: "Projected | None"
-    elsewhere: str  # its machine, if it is not the usual one
 
     @property
     def filters(self) -> dict[str, str]:
@@ -91,7 +115,6 @@ class Races:
     """All tasks on one axis."""
 
     lines: list[Race]
-    where: str  # the usual machine, in a sentence
 
     @property
     def on_gpu(self) -> bool:
@@ -119,27 +142,7 @@ class Races:
 
 def races(found: Sequence[TaskSummary], records: Sequence[Record]) -> Races:
     """A line for each task."""
-    lines = [Race(s, projection(s.task, records), elsewhere(s, found)) for s in found]
-    return Races(lines, measured_on(found))
-
-
-def usual_machine(found: Sequence[TaskSummary]) -> str:
-    """The machine of most tasks."""
-    return Counter(machine.describe(s.first.machine) for s in found).most_common(1)[0][0]
-
-
-def measured_on(found: Sequence[TaskSummary]) -> str:
-    """A sentence that names the machine of all tasks, or of most of them."""
-    if not found:
-        return ""
-    others = any(elsewhere(s, found) for s in found)
-    return f"Measured on {usual_machine(found)}{', unless a line names another machine' if others else ''}."
-
-
-def elsewhere(s: TaskSummary, found: Sequence[TaskSummary]) -> str:
-    """A task's machine, if it is not that of most tasks."""
-    own = machine.describe(s.first.machine)
-    return "" if own == usual_machine(found) else own
+    return Races([Race(s, projection(s.task, records)) for s in found])
 
 
 def projection(task: str, records: Sequence[Record]) -> Projected | None:
@@ -194,15 +197,6 @@ class HeatMap:
     def lines(self) -> list[tuple[TaskSummary, dict[str, str], list[HeatCell]]]:
         """For each task its filters and its cells."""
         return [(s, task_filters(s.first), [_cell(s, system) for system in self.systems]) for s in self.found]
-
-    @property
-    def where(self) -> str:
-        """The machine of most tasks, in a sentence."""
-        return measured_on(self.found)
-
-    def elsewhere(self, s: TaskSummary) -> str:
-        """A task's machine, if it is not that of most tasks."""
-        return elsewhere(s, self.found)
 
 
 def heat_map(found: Sequence[TaskSummary]) -> HeatMap:

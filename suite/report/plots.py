@@ -123,7 +123,7 @@ def roofline(records: Record | Iterable[Record]) -> Any:
     if there is nothing to show.
     """
     alt = altair()
-    shown = [rows for rows in page_bench.roofline_rows(Records(records)) if page_bench.reached_by(rows)]
+    shown = page_bench.roofline_rows(Records(records))
     if not shown:
         raise UsageError(
             "no bench runs with known FLOPs and bytes among these records", "buzzer bench bert-base"
